@@ -1,0 +1,47 @@
+"""The shipped models and images: trained networks with their cards, the recipes that made them, the `glyphs` data."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from interp.zoo.cards import Card, card, evaluate_zoo, verdict
+    from interp.zoo.images import Images, load_images
+    from interp.zoo.nets import build_net, load_net
+    from interp.zoo.recipes import train_zoo
+
+MODELS = ("gan", "vae", "ddpm", "vit")
+
+_HOMES = {
+    "Card": "cards",
+    "Images": "images",
+    "build_net": "nets",
+    "card": "cards",
+    "evaluate_zoo": "cards",
+    "load_images": "images",
+    "load_net": "nets",
+    "train_zoo": "recipes",
+    "verdict": "cards",
+}
+
+__all__ = [
+    "MODELS",
+    "Card",
+    "Images",
+    "build_net",
+    "card",
+    "evaluate_zoo",
+    "load_images",
+    "load_net",
+    "train_zoo",
+    "verdict",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

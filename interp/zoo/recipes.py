@@ -1,0 +1,300 @@
+"""How each network of the zoo is trained: one function per network makes its `Job`; `train_zoo` runs it.
+
+Imports torch, diffusers, numpy and safetensors only, so that the recipes also run on a bare machine with a GPU.
+"""
+
+import importlib.util
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from interp.errors import InputError
+from interp.zoo.critic import Critic, augment
+from interp.zoo.gan import LAYER_SIZES, Z_WIDTH
+from interp.zoo.nets import NAMES, SCHEDULER, build_net, file_stem
+from interp.zoo.training import Box, Job, run
+
+# Every hyper-parameter that is not the network's own; the card repeats them. Batch sizes suit one CPU core.
+RECIPES: dict[str, dict[str, Any]] = {
+    # Edges: L1 of image differences, against the blur of a small VAE; no feature network, so that models share no supervision.
+    "vae": {
+        "batch_size": 24, "lr": 2e-3, "betas": (0.9, 0.99), "weight_decay": 0.0, "decay_from": 0.3, "warmup": 100,
+        "ema_half_life": 200, "mse": 1.0, "l1": 0.5, "edges": 0.5, "kl": 1e-3, "minutes": 10,
+    },
+    # v-prediction with min-SNR weighting, gamma 5 (Hang et al. 2023, arXiv 2303.09556).
+    "ddpm": {
+        "batch_size": 64, "lr": 1.5e-3, "betas": (0.9, 0.99), "weight_decay": 0.0, "decay_from": 0.2, "warmup": 200,
+        "ema_half_life": 500, "null_share": 0.12, "min_snr_gamma": 5.0, "minutes": 85,
+    },
+    # Half of the patches are dropped in the first 70 % (a step costs half); mixup 0.2, label smoothing 0.1.
+    "vit": {
+        "batch_size": 64, "lr": 1.5e-3, "betas": (0.9, 0.98), "weight_decay": 0.05, "decay_from": 0.0, "warmup": 100,
+        "ema_half_life": 200, "kept_patches": 32, "full_from": 0.7, "mixup": 0.2, "smoothing": 0.1, "minutes": 14,
+    },
+    # Non-saturating loss, lazy R1 (StyleGAN2) and differentiable augmentation.
+    "gan": {
+        "batch_size": 32, "lr": 2.5e-3, "betas": (0.0, 0.99), "weight_decay": 0.0, "decay_from": 0.7, "warmup": 50,
+        "ema_half_life": 400, "r1": 0.5, "r1_every": 16, "minutes": 60,
+    },
+}  # fmt: skip
+
+
+def _optimizer(parameters: Any, recipe: dict[str, Any], share: float = 1.0) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(
+        parameters,
+        lr=recipe["lr"] * share,
+        betas=(recipe["betas"][0] ** share, recipe["betas"][1] ** share),
+        weight_decay=recipe["weight_decay"],
+        fused=True,
+    )
+
+
+def _update(loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+
+
+def _job(name: str, step: Callable, recipe: dict[str, Any], n_classes: int, seed: int, device: str) -> Job:
+    net = build_net(name, n_classes=n_classes, seed=seed).to(device).train()
+    generator = torch.Generator(device).manual_seed(seed)
+    return Job(
+        nets={name: net},
+        ema_of=name,
+        optimizers={name: _optimizer(net.parameters(), recipe)},
+        step=step,
+        generator=generator,
+        batch_size=recipe["batch_size"],
+        ema_half_life=recipe["ema_half_life"],
+        warmup=recipe["warmup"],
+        decay_from=recipe["decay_from"],
+        extra={"recipe": recipe, "n_classes": n_classes},
+    )
+
+
+def _differences(x: Tensor) -> tuple[Tensor, Tensor]:
+    return x[..., 1:, :] - x[..., :-1, :], x[..., 1:] - x[..., :-1]
+
+
+def _vae_step(job: Job, x: Tensor, labels: Tensor, progress: float) -> dict[str, Tensor]:
+    recipe, net = job.extra["recipe"], job.nets["vae"]
+    posterior = net.encode(x).latent_dist
+    noise = torch.randn(posterior.mean.shape, generator=job.generator, device=x.device)
+    y = net.decode(posterior.mean + posterior.std * noise).sample
+    mse, l1 = F.mse_loss(y, x), F.l1_loss(y, x)
+    edges = sum(F.l1_loss(a, b) for a, b in zip(_differences(y), _differences(x), strict=True))
+    kl = posterior.kl().mean() / posterior.mean[0].numel()
+    loss = recipe["mse"] * mse + recipe["l1"] * l1 + recipe["edges"] * edges + recipe["kl"] * kl
+    _update(loss, job.optimizers["vae"])
+    return {"mse": mse.detach(), "l1": l1.detach(), "kl": kl.detach()}
+
+
+def alphas_cumprod() -> Tensor:
+    """Return the schedule's cumulative alphas [1000]: cosine, betas capped at 0.999 (Nichol and Dhariwal 2021, eq. 17)."""
+    n = SCHEDULER["num_train_timesteps"]
+    bar = [math.cos((t / n + 0.008) / 1.008 * math.pi / 2) ** 2 for t in range(n + 1)]
+    betas = [min(1 - bar[t + 1] / bar[t], 0.999) for t in range(n)]
+    return torch.cumprod(1 - torch.tensor(betas, dtype=torch.float32), 0)
+
+
+def _ddpm_step(job: Job, x: Tensor, labels: Tensor, progress: float) -> dict[str, Tensor]:
+    recipe, net, generator = job.extra["recipe"], job.nets["ddpm"], job.generator
+    x = F.pixel_unshuffle(x, 2)
+    # One timestep from each of b equal strata: a batch then sees all noise levels.
+    n = SCHEDULER["num_train_timesteps"]
+    strata = torch.arange(len(x), device=x.device) + torch.rand(len(x), generator=generator, device=x.device)
+    t = (strata * (n / len(x))).long().clamp_(max=n - 1)
+    noise = torch.randn(x.shape, generator=generator, device=x.device)
+    a = job.extra.setdefault("alphas", alphas_cumprod().to(x.device))[t][:, None, None, None]
+    null = torch.rand(len(x), generator=generator, device=x.device) < recipe["null_share"]
+    labels = torch.where(null, job.extra["n_classes"], labels)
+    v = net(a.sqrt() * x + (1 - a).sqrt() * noise, t, class_labels=labels).sample
+    error = (v - (a.sqrt() * noise - (1 - a).sqrt() * x)).square().mean((1, 2, 3))
+    snr = (a / (1 - a)).flatten()
+    loss = (error * snr.clamp(max=recipe["min_snr_gamma"]) / (snr + 1)).mean()
+    _update(loss, job.optimizers["ddpm"])
+    return {"v_mse": error.detach().mean(), "loss": loss.detach()}
+
+
+def _distort(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Random flip, rotation up to 15 degrees, scale 0.8-1.2, shift up to 4 pixels, contrast and color; white fills."""
+    b = len(x)
+    u = torch.rand(8, b, generator=generator, device=x.device) * 2 - 1
+    angle, scale = u[0] * (math.pi / 12), 1 + 0.2 * u[1]
+    flip = torch.where(u[2] < 0, -1.0, 1.0)
+    cos, sin = angle.cos() * scale, angle.sin() * scale
+    theta = torch.stack([cos * flip, -sin, u[3] / 4, sin * flip, cos, u[4] / 4], 1).view(b, 2, 3)
+    grid = F.affine_grid(theta, list(x.shape), align_corners=False)
+    x = F.grid_sample(x - 1, grid, mode="bilinear", align_corners=False) + 1
+    x = x * (1 + 0.3 * u[5])[:, None, None, None] + 0.2 * u[6][:, None, None, None]
+    gray = x.mean(1, keepdim=True)
+    return gray + (x - gray) * (1 + 0.5 * u[7])[:, None, None, None]
+
+
+def _vit_step(job: Job, x: Tensor, labels: Tensor, progress: float) -> dict[str, Tensor]:
+    recipe, net, generator = job.extra["recipe"], job.nets["vit"], job.generator
+    x = _distort(x, generator)
+    share = 1 - recipe["mixup"] * float(torch.rand((), generator=generator, device=x.device))
+    target = F.one_hot(labels, job.extra["n_classes"]).float()
+    target = share * target + (1 - share) * target.flip(0)
+    x = share * x + (1 - share) * x.flip(0)
+    tokens = net.patch(x).flatten(2).transpose(1, 2) + net.position
+    if progress < recipe["full_from"]:
+        order = torch.rand(tokens.shape[:2], generator=generator, device=x.device).argsort(1)
+        order = order[:, : recipe["kept_patches"], None].expand(-1, -1, tokens.shape[2])
+        tokens = tokens.gather(1, order)
+    for block in net.blocks:
+        tokens = block(tokens)
+    logits = net.head(net.norm(tokens).mean(1))
+    loss = F.cross_entropy(logits, target, label_smoothing=recipe["smoothing"])
+    _update(loss, job.optimizers["vit"])
+    return {"loss": loss.detach(), "accuracy": (logits.argmax(1) == labels).float().mean()}
+
+
+def _noise_maps(job: Job, device: torch.device) -> list[Tensor]:
+    return [
+        torch.randn(job.batch_size, 1, h, h, generator=job.generator, device=device) for h in LAYER_SIZES
+    ]
+
+
+def _gan_step(job: Job, x: Tensor, labels: Tensor, progress: float) -> dict[str, Tensor]:
+    recipe, net, critic, generator = job.extra["recipe"], job.nets["gan"], job.nets["critic"], job.generator
+    z = torch.randn(len(x), Z_WIDTH, generator=generator, device=x.device)
+    w = net.mapping(z)
+    net.w_mean.lerp_(w.detach().mean(0), 0.005)
+    # One batch of fakes serves both updates: the generator's graph stays valid while only the critic moves.
+    fake = job.extra["forward"](w[:, None].expand(-1, 8, -1), _noise_maps(job, x.device))
+    critic.requires_grad_(True)
+    on_real, on_fake = critic(augment(x, generator)), critic(augment(fake.detach(), generator))
+    loss = F.softplus(on_fake).mean() + F.softplus(-on_real).mean()
+    if job.step_count % recipe["r1_every"] == 0:
+        loss = loss + recipe["r1_every"] * recipe["r1"] / 2 * _r1(critic, x, generator)
+    _update(loss, job.optimizers["critic"])
+    critic.requires_grad_(False)
+    fooling = F.softplus(-critic(augment(fake, generator))).mean()
+    _update(fooling, job.optimizers["gan"])
+    return {
+        "critic": loss.detach(), "generator": fooling.detach(),
+        "real": on_real.detach().mean(), "fake": on_fake.detach().mean(),
+        "sign": on_real.detach().sign().mean(),
+    }  # fmt: skip
+
+
+def _r1(critic: torch.nn.Module, x: Tensor, generator: torch.Generator) -> Tensor:
+    """Return the mean squared gradient of the critic at (augmented) real images (Mescheder et al. 2018)."""
+    x = augment(x, generator).detach().requires_grad_(True)
+    (gradient,) = torch.autograd.grad(critic(x).sum(), x, create_graph=True)
+    return gradient.square().sum((1, 2, 3)).mean()
+
+
+STEPS = {"vae": _vae_step, "ddpm": _ddpm_step, "vit": _vit_step, "gan": _gan_step}
+
+
+def make_job(
+    name: str, *, n_classes: int, seed: int = 0, device: str = "cpu", batch_size: int | None = None, compiled: bool = False
+) -> Job:
+    """Return the training of one network before its first step.
+
+    Args:
+        name: gan, vae, ddpm or vit.
+        n_classes: number of categories.
+        seed: initial weights and all randomness of the training.
+        device: where it runs.
+        batch_size: the recipe's where None.
+        compiled: run the generator of `gan` through torch.compile (a third faster; needs a C++ compiler).
+    """
+    if name not in NAMES:
+        raise InputError(f"no zoo network {name!r}; there are {', '.join(NAMES)}")
+    recipe = dict(RECIPES[name])
+    recipe["batch_size"] = batch_size or recipe["batch_size"]
+    job = _job(name, STEPS[name], recipe, n_classes, seed, device)
+    if name == "gan":
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed + 1)
+            critic = Critic().to(device)
+        job.nets["critic"] = critic
+        # Lazy regularisation shrinks the critic's rate and betas by k / (k + 1) (StyleGAN2, appendix B).
+        share = recipe["r1_every"] / (recipe["r1_every"] + 1)
+        job.optimizers["critic"] = _optimizer(critic.parameters(), recipe, share)
+        synthesize = job.nets["gan"].synthesize
+        job.extra["forward"] = torch.compile(synthesize) if compiled else synthesize
+    return job
+
+
+def train_zoo(
+    name: str,
+    *,
+    out: Path | str,
+    steps: int | None = None,
+    minutes: float | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    threads: int | None = None,
+    resume: bool = True,
+    batch_size: int | None = None,
+    compiled: bool = False,
+    progress: bool = True,
+) -> Path:
+    """Train one network of the zoo on the glyphs, and return the folder of its checkpoints.
+
+    The end is `steps`, `minutes` of training time, or whichever comes first; the recipe's own minutes where neither is
+    given. With `steps` alone a killed run on a CPU resumes bit for bit; `minutes` depend on the machine's speed.
+
+    Args:
+        name: gan, vae, ddpm or vit.
+        out: parent folder; checkpoints go to `out/<name>` (`<name>-1` for seed 1).
+        steps: optimizer steps.
+        minutes: minutes of training time, over all resumptions.
+        seed: initial weights and all randomness.
+        device: cpu or cuda.
+        threads: CPU threads of torch during the call; left alone where None.
+        resume: continue from the folder's last checkpoint.
+        batch_size: the recipe's where None.
+        compiled: see `make_job`.
+        progress: show a progress bar.
+
+    Raises:
+        InputError: no network of that name.
+        InterpError: the checkpoint there is of another recipe.
+    """
+    from interp.zoo.images import load_images
+
+    data = load_images("glyphs", split="train")
+    job = make_job(
+        name, n_classes=len(data.categories), seed=seed, device=device, batch_size=batch_size, compiled=compiled
+    )
+    box = Box(steps, minutes if steps or minutes else job.extra["recipe"]["minutes"])
+    pixels = torch.from_numpy(data.pixels).permute(0, 3, 1, 2).contiguous().to(device)
+    labels = torch.as_tensor(data.labels, dtype=torch.int64, device=device)
+    folder = Path(out) / file_stem(name, seed)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        with _bar(name, progress) as on_step:
+            run(job, pixels, labels, box, folder, resume=resume, on_step=on_step)
+    finally:
+        torch.set_num_threads(before)
+    return folder
+
+
+@contextmanager
+def _bar(name: str, shown: bool) -> Iterator[Callable[[int, float, dict[str, float]], None] | None]:
+    """Yield a callback that moves a progress bar, or None; without tqdm there is no bar."""
+    if not shown or importlib.util.find_spec("tqdm") is None:
+        yield None
+        return
+    from tqdm import tqdm
+
+    with tqdm(total=1000, desc=name, unit="permille") as bar:
+
+        def on_step(step: int, progress: float, losses: dict[str, float]) -> None:
+            bar.set_postfix(step=step, **losses, refresh=False)
+            bar.update(round(1000 * progress) - bar.n)
+
+        yield on_step
