@@ -1,7 +1,7 @@
 """Mechanistic interpretability of generative vision models.
 
-The public names live in the modules below and are imported on first use, so that `import interp` stays
-as cheap as `import torch`.
+The public names live in the modules below and are imported on first use, so that `import interp`
+stays as cheap as `import torch`.
 """
 
 from importlib import import_module
@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 _HOME = {
     "ActivationStore": "interp.store",
     "Alignment": "interp.alignment",
-    "Code": "interp.sae",
+    "Code": "interp.sae.base",
     "Comparison": "interp.alignment",
     "Encoding": "interp.models",
     "Features": "interp.features",
@@ -20,8 +20,8 @@ _HOME = {
     "HookPoint": "interp.models",
     "InterpError": "interp.errors",
     "Rows": "interp.models",
-    "SAE": "interp.sae",
-    "TrainConfig": "interp.sae",
+    "SAE": "interp.sae.base",
+    "TrainConfig": "interp.sae.train",
     "build_dashboard": "interp.dashboards",
     "capture": "interp.harvest",
     "compare": "interp.alignment",
@@ -30,14 +30,14 @@ _HOME = {
     "describe": "interp.features",
     "editing": "interp.models",
     "estimate": "interp.harvest",
-    "evaluate": "interp.sae",
+    "evaluate": "interp.sae.evaluate",
     "feature_figure": "interp.dashboards",
     "load": "interp.loading",
     "open_store": "interp.store",
     "reading": "interp.models",
     "stream": "interp.harvest",
-    "substitute": "interp.interventions",
-    "train": "interp.sae",
+    "substitute": "interp.interventions.substitute",
+    "train": "interp.sae.train",
 }
 
 if TYPE_CHECKING:
@@ -46,10 +46,12 @@ if TYPE_CHECKING:
     from interp.errors import InterpError
     from interp.features import Features, describe
     from interp.harvest import capture, estimate, stream
-    from interp.interventions import substitute
+    from interp.interventions.substitute import substitute
     from interp.loading import load
     from interp.models import Encoding, Generation, HookPoint, Rows, editing, reading
-    from interp.sae import SAE, Code, TrainConfig, evaluate, train
+    from interp.sae.base import SAE, Code
+    from interp.sae.evaluate import evaluate
+    from interp.sae.train import TrainConfig, train
     from interp.store import ActivationStore, open_store
 
 __all__ = [
