@@ -18,6 +18,13 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Write the slow mark into the JUnit report, where `.ci/check_skips.py` looks for it."""
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.user_properties.append(("slow", "yes"))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _single_thread() -> None:
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
