@@ -1,0 +1,217 @@
+"""Bytes on disk: names, safetensors headers, atomic writes, reads that cannot leave the store."""
+
+import errno
+import hashlib
+import json
+import math
+import os
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from interp.errors import StoreError
+
+# The header is padded to a fixed size, so that rows can be streamed before their number is known.
+HEADER_BYTES = 256
+DTYPES = {
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F32": torch.float32,
+    "U8": torch.uint8,
+}
+DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+# Linux transfers at most 2^31 - 4096 bytes per call.
+_MAX_TRANSFER = 1 << 30
+# What a full disk, an exceeded quota and a file-size limit report.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class FileEntry(NamedTuple):
+    """Size and digest of one whole file."""
+
+    bytes: int
+    sha256: str
+
+
+def canonical_json(value: object) -> bytes:
+    """Encode `value` as the one JSON text that hashes agree on: sorted keys, no spaces, UTF-8."""
+    text = json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
+    return text.encode()
+
+
+def sha256(data: bytes | memoryview) -> str:
+    """Return the hexadecimal SHA-256 of `data`."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def tensor_bytes(x: Tensor) -> memoryview:
+    """View the memory of a contiguous CPU tensor as bytes, without a copy."""
+    return memoryview(x.detach().reshape(-1).view(torch.uint8).numpy())
+
+
+def tensor_header(dtype: str, shape: tuple[int, ...]) -> bytes:
+    """Return the only header that a store accepts for one tensor `x`: 256 bytes, space-padded."""
+    size = DTYPES[dtype].itemsize * math.prod(shape)
+    meta = {"x": {"dtype": dtype, "shape": list(shape), "data_offsets": [0, size]}}
+    text = json.dumps(meta, separators=(",", ":")).encode()
+    text = text.ljust(HEADER_BYTES - 8, b" ")
+    return len(text).to_bytes(8, "little") + text
+
+
+def point_folder(index: int, name: str) -> str:
+    """Return the folder of a point; it is derived, never read from a manifest."""
+    slug = re.sub(r"[^A-Za-z0-9._-]", "_", name)[:100]
+    return f"points/{index:03d}-{slug}"
+
+
+def shard_stem(shard: int) -> str:
+    """Return the file stem of a shard: five digits."""
+    return f"{shard:05d}"
+
+
+def inside(root: Path, relative: str) -> Path:
+    """Return `root/relative`, refusing symbolic links on the way.
+
+    Raises:
+        StoreError: a component of `relative` is a symbolic link.
+    """
+    path = root
+    for part in Path(relative).parts:
+        path = path / part
+        if path.is_symlink():
+            raise StoreError(
+                f"{path} is a symbolic link; a store holds plain files only: copy the target here"
+            )
+    return path
+
+
+def sync_folder(path: Path) -> None:
+    """Make renames inside `path` durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_all(fd: int, data: bytes | memoryview, offset: int | None = None) -> None:
+    """Write every byte of `data` at the end of what was written, or at `offset`."""
+    view = memoryview(data)
+    done = 0
+    while done < len(view):
+        piece = view[done : done + _MAX_TRANSFER]
+        if offset is None:
+            done += os.write(fd, piece)
+        else:
+            done += os.pwrite(fd, piece, offset + done)
+
+
+def write_file(path: Path, data: bytes | memoryview) -> FileEntry:
+    """Write a new file and fsync it; the caller renames it into place."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o644)
+    try:
+        write_all(fd, data)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    return FileEntry(len(data), sha256(data))
+
+
+def write_atomic(path: Path, data: bytes, temporary: Path) -> None:
+    """Write `data` to `temporary`, fsync, rename to `path`, fsync the folder."""
+    write_file(temporary, data)
+    temporary.replace(path)
+    sync_folder(path.parent)
+
+
+def read_into(fd: int, out: memoryview, offset: int, path: Path) -> None:
+    """Fill `out` from `offset`; a short file raises instead of leaving zeros.
+
+    Raises:
+        StoreError: the file ends before `out` is full.
+    """
+    done = 0
+    while done < len(out):
+        got = os.preadv(fd, [out[done : done + _MAX_TRANSFER]], offset + done)
+        if got == 0:
+            raise StoreError(
+                f"{path} is truncated: {offset + done} bytes where at least {offset + len(out)} "
+                "were expected; run `interp store verify`"
+            )
+        done += got
+
+
+def read_file(path: Path, entry: FileEntry) -> bytes:
+    """Read a small file whole and check its size and digest.
+
+    Raises:
+        StoreError: the file is missing, truncated or altered.
+    """
+    data = read_text(path)
+    if len(data) != entry.bytes:
+        raise StoreError(f"{path} is truncated or altered: {len(data)} bytes, not {entry.bytes}")
+    if sha256(data) != entry.sha256:
+        raise StoreError(f"{path} is damaged: its sha256 differs from the manifest's")
+    return data
+
+
+def read_text(path: Path) -> bytes:
+    """Read a file whole.
+
+    Raises:
+        StoreError: the file is missing.
+    """
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise StoreError(f"{path} is missing; run `interp store verify`") from None
+
+
+def open_tensor(path: Path, dtype: str, shape: tuple[int, ...]) -> int:
+    """Open a shard for reading after checking its size and its header; returns a descriptor.
+
+    Raises:
+        StoreError: the file is missing, truncated, or its header is not the canonical one.
+    """
+    expected = tensor_header(dtype, shape)
+    size = HEADER_BYTES + DTYPES[dtype].itemsize * math.prod(shape)
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        raise StoreError(f"{path} is missing; run `interp store verify`") from None
+    actual = os.fstat(fd).st_size
+    if actual != size:
+        os.close(fd)
+        raise StoreError(
+            f"{path} is truncated or altered: {actual} bytes where the manifest says {size}; "
+            "run `interp store verify`"
+        )
+    if os.pread(fd, HEADER_BYTES, 0) != expected:
+        os.close(fd)
+        raise StoreError(
+            f"the header of {path} is not that of {dtype} {list(shape)}; run `interp store verify`"
+        )
+    return fd
+
+
+def hash_tensor(fd: int, size: int, path: Path) -> str:
+    """Return the SHA-256 of the `size` bytes after the header."""
+    digest = hashlib.sha256()
+    buffer = memoryview(bytearray(min(size, 1 << 22)))
+    done = 0
+    while done < size:
+        piece = buffer[: min(len(buffer), size - done)]
+        read_into(fd, piece, HEADER_BYTES + done, path)
+        digest.update(piece)
+        done += len(piece)
+    return digest.hexdigest()
+
+
+def disk_full(error: OSError) -> bool:
+    """Tell whether the error says that there is no room for more bytes."""
+    return error.errno in _FULL

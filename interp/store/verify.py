@@ -1,0 +1,92 @@
+"""Reading every byte of a store and comparing it with the manifest."""
+
+import os
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from interp.errors import StoreError
+from interp.store.coords import COORDS, GENERATIONS, read_table
+from interp.store.files import (
+    DTYPES,
+    hash_tensor,
+    inside,
+    open_tensor,
+    point_folder,
+    read_file,
+    shard_stem,
+)
+from interp.store.manifest import ShardEntry
+
+if TYPE_CHECKING:
+    from interp.store.store import ActivationStore
+
+
+class Problem(NamedTuple):
+    """One file that differs from the manifest."""
+
+    shard: int
+    path: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"shard {self.shard}: {self.message}"
+
+
+def verify_shard(store: "ActivationStore", entry: ShardEntry) -> Iterator[Problem]:
+    """Yield what is wrong with the files of one shard."""
+    for relative, check in _checks(store, entry):
+        try:
+            check()
+        except StoreError as error:
+            yield Problem(entry.shard, relative, str(error))
+
+
+def _checks(
+    store: "ActivationStore", entry: ShardEntry
+) -> Iterator[tuple[str, Callable[[], object]]]:
+    stem = shard_stem(entry.shard)
+    for index, point in enumerate(store.manifest.points):
+        item = entry.points[point.name]
+        relative = f"{point_folder(index, point.name)}/{stem}.safetensors"
+        shape = (item.rows, point.width)
+        yield relative, _tensor_check(store, relative, item.dtype, shape, item.sha256)
+    if entry.images is not None:
+        relative = f"images/{stem}.safetensors"
+        yield relative, _tensor_check(store, relative, "U8", *entry.images)
+    for number, (rows, file) in enumerate(entry.coords):
+        path = inside(store.path, f"coords/{stem}-{number:03d}.parquet")
+        yield str(path.name), _bind(read_table, path, file, COORDS, list(COORDS), rows)
+    path = inside(store.path, f"generations/{stem}.parquet")
+    count = entry.generations[1] - entry.generations[0]
+    yield (
+        f"generations/{stem}.parquet",
+        _bind(read_table, path, entry.table, GENERATIONS, list(GENERATIONS), count),
+    )
+    path = inside(store.path, f"statistics/{stem}.safetensors")
+    yield f"statistics/{stem}.safetensors", _bind(read_file, path, entry.statistics)
+
+
+def _tensor_check(
+    store: "ActivationStore", relative: str, dtype: str, shape: tuple[int, ...], digest: str
+) -> Callable[[], None]:
+    def check() -> None:
+        path = inside(store.path, relative)
+        fd = open_tensor(path, dtype, shape)
+        try:
+            size = DTYPES[dtype].itemsize * int(np.prod(shape, dtype=np.int64))
+            found = hash_tensor(fd, size, path)
+        finally:
+            os.close(fd)
+        if found != digest:
+            raise StoreError(
+                f"{path} is damaged: its {size} bytes hash to {found[:12]}, not {digest[:12]}; "
+                f"delete shards/{shard_stem(int(path.stem))}.json and run the capture again"
+            )
+
+    return check
+
+
+def _bind(function: Callable, *args: object) -> Callable[[], object]:
+    return lambda: function(*args)
