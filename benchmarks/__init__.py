@@ -1,0 +1,1 @@
+"""Measured figures: each case passes a correctness gate before anything is timed."""
