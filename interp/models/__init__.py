@@ -1,1 +1,60 @@
-"""models"""
+"""Reach into a network: hook points, reading and editing; one file per family of networks."""
+
+from interp.models.custom import Adapter, Custom
+from interp.models.editing import Call, editing
+from interp.models.encoder import Encoder
+from interp.models.gan import GAN
+from interp.models.inputs import (
+    EncodeBatch,
+    Encoding,
+    GenerateBatch,
+    Generation,
+    Rows,
+    noise_seed,
+)
+from interp.models.model import Model
+from interp.models.points import HookPoint, Site
+from interp.models.reading import Read, Reader, reading
+from interp.models.rows import from_rows, to_rows
+from interp.models.table import points_table
+from interp.models.transformer import Transformer
+from interp.models.unet import UNet
+from interp.models.vae import VAE
+
+# Each entry is also a case of the conformance suite (tests/models/test_conformance.py).
+FAMILIES: dict[str, type[Model]] = {
+    "unet": UNet,
+    "transformer": Transformer,
+    "vae": VAE,
+    "gan": GAN,
+    "encoder": Encoder,
+    "custom": Custom,
+}
+
+__all__ = [
+    "FAMILIES",
+    "GAN",
+    "VAE",
+    "Adapter",
+    "Call",
+    "Custom",
+    "EncodeBatch",
+    "Encoder",
+    "Encoding",
+    "GenerateBatch",
+    "Generation",
+    "HookPoint",
+    "Model",
+    "Read",
+    "Reader",
+    "Rows",
+    "Site",
+    "Transformer",
+    "UNet",
+    "editing",
+    "from_rows",
+    "noise_seed",
+    "points_table",
+    "reading",
+    "to_rows",
+]

@@ -1,0 +1,298 @@
+"""Turn a spec ("zoo:ddpm", "diffusers:<id>#unet", "transformers:<id>", ...) into a model."""
+
+import difflib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from interp.errors import InputError
+from interp.models import GAN, VAE, Adapter, Custom, Encoder, Model, Transformer, UNet
+
+UNETS = (
+    "UNet2DModel",
+    "UNet2DConditionModel",
+    "UNet3DConditionModel",
+    "UNetSpatioTemporalConditionModel",
+    "UNetMotionModel",
+)
+TRANSFORMERS = (
+    "DiTTransformer2DModel",
+    "PixArtTransformer2DModel",
+    "SD3Transformer2DModel",
+    "FluxTransformer2DModel",
+)
+VAES = ("AutoencoderKL", "VQModel", "AutoencoderTiny")
+
+
+def load(
+    spec: str | nn.Module | Any,
+    *,
+    untrained: bool = False,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | str | None = None,
+    adapter: Adapter | None = None,
+    extra_points: Sequence[str] = (),
+) -> Model:
+    """Return a model whose every block can be read and edited.
+
+    Args:
+        spec: "zoo:NAME" or "zoo:NAME/SEED" (shipped models: gan, vae, ddpm, vit);
+            "diffusers:<hub id or folder>", the pipeline's denoiser, or "...#vae" (any of its
+            networks by name); "transformers:<hub id or folder>", a vision encoder;
+            "lens:<hub id or folder>", a language model through transformer-lens; or a pipeline,
+            a diffusers or transformers network, a TransformerBridge, or, with `adapter`, any
+            module.
+        untrained: give the network (of a pipeline: the chosen one alone) fresh weights; see `seed`.
+        seed: seed of the fresh weights; the global random state stays as it is.
+        device: where the networks go.
+        dtype: their type, such as torch.bfloat16 or "bfloat16"; None keeps the type of the files.
+        adapter: how to use a module that the library does not know.
+        extra_points: dotted paths of further modules whose outputs become points.
+
+    Raises:
+        InputError: the spec names nothing, or the network cannot be built anew.
+    """
+    target = _dtype(dtype)
+    options = {"untrained": untrained, "seed": seed, "extra": tuple(extra_points)}
+    if not isinstance(spec, str):
+        model = _load_object(spec, adapter, **options)
+    else:
+        if adapter is not None:
+            raise InputError(f"an adapter belongs to a module, not to the spec {spec!r}")
+        scheme, _, rest = spec.partition(":")
+        if scheme not in SCHEMES or not rest:
+            raise _unknown(spec)
+        model = SCHEMES[scheme](spec, rest, **options)
+    model.provenance["untrained"] = untrained
+    if untrained:
+        model.provenance["init_seed"] = seed
+    for part in {id(m): m for m in (model.root, *model.components().values())}.values():
+        part.to(device=device, dtype=target)
+        part.eval()
+    return model
+
+
+def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
+    if not isinstance(dtype, str):
+        return dtype
+    known = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+    if dtype not in known:
+        raise InputError(f"dtype {dtype!r} is not one of {', '.join(known)}")
+    return known[dtype]
+
+
+def _unknown(spec: str) -> InputError:
+    names = ["zoo:gan", "zoo:vae", "zoo:ddpm", "zoo:vit"]
+    names += ["diffusers:<id or folder>", "transformers:<id or folder>", "lens:<id or folder>"]
+    close = difflib.get_close_matches(spec, names, n=3, cutoff=0.3) or names
+    return InputError(f"no model {spec!r}; nearest: {', '.join(close)}")
+
+
+# zoo
+
+
+def _load_zoo(spec: str, rest: str, *, untrained: bool, seed: int, extra: tuple) -> Model:
+    from interp.zoo.nets import NAMES, load_net, parse_name
+
+    if rest.partition("/")[0] not in NAMES:
+        raise _unknown(spec)
+    name, trained = parse_name(spec)
+    net, card = load_net(name, seed=trained, untrained=untrained, init_seed=seed)
+    return wrap_zoo(name, net, spec, card, extra=extra)
+
+
+def wrap_zoo(
+    name: str, net: nn.Module, spec: str, card: dict[str, Any], *, extra: tuple = ()
+) -> Model:
+    """Return a zoo network as a model: `name` of the net, its spec, its card."""
+    if name == "gan":
+        from interp.zoo.gan import LAYER_SIZES, Z_WIDTH
+
+        return GAN(net, spec, z_width=Z_WIDTH, noise_sizes=LAYER_SIZES, extra=extra)
+    if name == "vae":
+        facts = card.get("net", {})
+        scale = facts.get("scale_factor")
+        return VAE(net, spec, shift=facts.get("shift_factor"), scale=scale, extra=extra)
+    if name == "vit":
+        return Encoder(net, spec, size=(32, 32), extra=extra)
+    from diffusers import DDIMScheduler
+
+    from interp.zoo.nets import SCHEDULER
+
+    classes: Any = net.config
+    n_classes = classes.num_class_embeds - 1
+    return UNet(
+        net,
+        spec,
+        scheduler=DDIMScheduler(**SCHEDULER),
+        unshuffle=2,
+        n_classes=n_classes,
+        null_class=n_classes,
+        extra=extra,
+    )
+
+
+# diffusers
+
+
+def _load_diffusers(spec: str, rest: str, *, untrained: bool, seed: int, extra: tuple) -> Model:
+    import diffusers
+
+    path, _, part = rest.partition("#")
+    folder = Path(path)
+    if folder.is_dir() and (folder / "config.json").is_file():
+        name = json.loads((folder / "config.json").read_text()).get("_class_name", "")
+        if not hasattr(diffusers, name):
+            raise InputError(f"{path}/config.json names no class of diffusers: {name!r}")
+        network = getattr(diffusers, name).from_pretrained(path)
+        return _wrap(network, spec, None, untrained=untrained, seed=seed, extra=extra)
+    if folder.exists() and not (folder / "model_index.json").is_file():
+        raise InputError(f"{path} has neither model_index.json nor config.json of diffusers")
+    pipe = diffusers.DiffusionPipeline.from_pretrained(path)
+    pipe.set_progress_bar_config(disable=True)
+    return _wrap_pipeline(pipe, spec, part, untrained=untrained, seed=seed, extra=extra)
+
+
+def _wrap_pipeline(pipe: Any, spec: str, part: str, **options: Any) -> Model:
+    networks = {k: v for k, v in pipe.components.items() if isinstance(v, nn.Module)}
+    known = UNETS + TRANSFORMERS + VAES
+    usable = {k: v for k, v in networks.items() if type(v).__name__ in known}
+    denoisers = [k for k, v in usable.items() if type(v).__name__ not in VAES]
+    part = part or (denoisers[0] if denoisers else next(iter(usable), ""))
+    if part not in usable:
+        raise InputError(
+            f"{spec}: no usable network {part!r} in {type(pipe).__name__}; "
+            f"there are {', '.join(usable) or 'none'}"
+        )
+    is_denoiser = type(usable[part]).__name__ not in VAES
+    return _wrap(usable[part], spec, pipe if is_denoiser else None, part=part, **options)
+
+
+def _wrap(
+    network: nn.Module,
+    spec: str,
+    pipe: Any,
+    *,
+    untrained: bool,
+    seed: int,
+    extra: tuple,
+    part: str = "",
+) -> Model:
+    kind = type(network).__name__
+    if untrained:
+        network = rebuild(network, seed)
+        if pipe is not None:
+            pipe.register_modules(**{part: network})
+    if kind in UNETS:
+        return UNet(network, spec, pipe=pipe, extra=extra)
+    if kind in TRANSFORMERS:
+        return Transformer(network, spec, pipe=pipe, extra=extra)
+    if kind in VAES:
+        return VAE(network, spec, extra=extra)
+    raise InputError(f"{spec}: {kind} is none of {', '.join(UNETS + TRANSFORMERS + VAES)}")
+
+
+# transformers
+
+
+def _load_transformers(spec: str, rest: str, *, untrained: bool, seed: int, extra: tuple) -> Model:
+    from transformers import AutoModel
+
+    network = AutoModel.from_pretrained(rest)
+    return _wrap_vision(network, spec, rest, untrained=untrained, seed=seed, extra=extra)
+
+
+def _wrap_vision(
+    network: nn.Module, spec: str, path: str, *, untrained: bool, seed: int, extra: tuple
+) -> Model:
+    # Two towers: the one that sees.
+    network = getattr(network, "vision_model", network)
+    config: Any = getattr(network, "config", None)
+    size = getattr(config, "image_size", None)
+    if size is None:
+        raise InputError(f"{spec}: {type(network).__name__} has no image_size: no vision encoder")
+    if untrained:
+        network = rebuild(network, seed)
+    size = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+    file = Path(path) / "preprocessor_config.json"
+    norm = json.loads(file.read_text()) if path and file.is_file() else {}
+    # Without a preprocessor file: pixels in [-1, 1], as ViT's own.
+    half = (0.5, 0.5, 0.5)
+    mean, std = norm.get("image_mean", half), norm.get("image_std", half)
+    return Encoder(network, spec, size=size, mean=mean, std=std, extra=extra)
+
+
+def _load_lens(spec: str, rest: str, *, untrained: bool, seed: int, extra: tuple) -> Model:
+    raise NotImplementedError
+
+
+# objects
+
+
+def _load_object(spec: Any, adapter: Adapter | None, **options: Any) -> Model:
+    name = f"object:{type(spec).__name__}"
+    if adapter is not None:
+        untrained, seed = options["untrained"], options["seed"]
+        network = rebuild(spec, seed) if untrained else spec
+        return Custom(network, name, adapter=adapter, extra=options["extra"])
+    if hasattr(spec, "components") and hasattr(spec, "scheduler"):
+        return _wrap_pipeline(spec, name, "", **options)
+    if type(spec).__name__ in UNETS + TRANSFORMERS + VAES:
+        return _wrap(spec, name, None, **options)
+    if isinstance(spec, nn.Module) and hasattr(getattr(spec, "config", None), "image_size"):
+        return _wrap_vision(spec, name, "", **options)
+    raise InputError(
+        f"{type(spec).__name__} is unknown: give interp.load(module, adapter=...), "
+        "see interp.models.Adapter"
+    )
+
+
+def rebuild(network: nn.Module, seed: int) -> nn.Module:
+    """Return the same architecture with fresh weights, a function of `seed` alone.
+
+    From the config where there is one (diffusers, transformers), else a copy in which every
+    module with `reset_parameters` is reset. The caller's random state stays as it was.
+
+    Raises:
+        InputError: a module has parameters but neither config nor `reset_parameters`.
+    """
+    with torch.random.fork_rng(devices=[]):
+        # Not torch.manual_seed, which also seeds every accelerator.
+        torch.default_generator.manual_seed(seed)
+        config: Any = getattr(network, "config", None)
+        cls: Any = type(network)
+        if hasattr(cls, "from_config") and config is not None and hasattr(config, "items"):
+            fresh = cls.from_config(config)
+        elif config is not None and hasattr(config, "to_diff_dict"):
+            fresh = cls(config)
+        else:
+            fresh = _reset(network)
+    return fresh.to(next(network.parameters()).dtype).eval()
+
+
+def _reset(network: nn.Module) -> nn.Module:
+    import copy
+
+    fresh = copy.deepcopy(network)
+    for path, module in fresh.named_modules():
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+        elif next(module.parameters(recurse=False), None) is not None:
+            raise InputError(
+                f"{path or 'the root'} ({type(module).__name__}) has parameters but no "
+                "reset_parameters(): define it, or build the untrained network yourself"
+            )
+    return fresh
+
+
+SCHEMES: dict[str, Callable[..., Model]] = {
+    "zoo": _load_zoo,
+    "diffusers": _load_diffusers,
+    "transformers": _load_transformers,
+    "lens": _load_lens,
+}

@@ -1,0 +1,241 @@
+"""The abstract model: a network, its hook points, and how to make it run."""
+
+import abc
+import fnmatch
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor, nn
+
+from interp.errors import InputError, PointError
+from interp.models.clock import Clock, Facts
+from interp.models.inputs import EncodeBatch, GenerateBatch
+from interp.models.points import HookPoint, Site, unknown
+
+
+class Model(abc.ABC):
+    """A network whose every block can be read and edited; one final subclass per family.
+
+    Attributes:
+        name: the spec that loads it ("zoo:ddpm", "diffusers:<path>#unet").
+        root: the network; its calls are counted.
+        sites: how each point is reached.
+        clock: counts calls while somebody reads or edits.
+        provenance: what `loading` knows: revision, untrained, seed.
+        n_classes: number of classes that condition it, 0 for none.
+    """
+
+    family: ClassVar[str]
+
+    def __init__(self, root: nn.Module, name: str, *, extra: Sequence[str] = ()) -> None:
+        self.root = root.eval()
+        self.name = name
+        self.clock = Clock()
+        self.provenance: dict[str, Any] = {}
+        self.n_classes = 0
+        self.extra = tuple(extra)
+        self.sites: dict[str, Site] = {}
+
+    # What a family says about itself.
+
+    @abc.abstractmethod
+    def list_sites(self) -> list[Site]:
+        """Return every site that may exist; the probe drops those that never fire."""
+
+    @abc.abstractmethod
+    def run_reference(self) -> None:
+        """Run the network once on its reference input (batch 1, native resolution, zeros)."""
+
+    @abc.abstractmethod
+    def facts(self, module: str, arguments: dict[str, Any]) -> Facts:
+        """Return batch, timestep and frame from the arguments of a clock module's call."""
+
+    @property
+    @abc.abstractmethod
+    def capabilities(self) -> frozenset[str]:
+        """Which of "generate" and "encode" work."""
+
+    @abc.abstractmethod
+    def _generate(self, batch: GenerateBatch) -> Tensor: ...
+
+    @abc.abstractmethod
+    def _encode(self, batch: EncodeBatch) -> Tensor | None: ...
+
+    @abc.abstractmethod
+    def components(self) -> Mapping[str, nn.Module]:
+        """Return the networks that decide the activations, by name, the root among them."""
+
+    @abc.abstractmethod
+    def clock_modules(self) -> dict[str, nn.Module]:
+        """Return the modules whose runs are counted, by dotted path."""
+
+    @abc.abstractmethod
+    def log_snr(self, t: float | None) -> float | None:
+        """Return the log signal-to-noise ratio at a timestep; None where it is not known."""
+
+    @property
+    @abc.abstractmethod
+    def image_size(self) -> tuple[int, int]:
+        """Native height and width of its images in pixels; (0, 0) where it has none."""
+
+    @property
+    @abc.abstractmethod
+    def conditional_first(self) -> bool:
+        """Whether the host orders guidance halves [cond, uncond] instead of [uncond, cond]."""
+
+    # What every model does.
+
+    @cached_property
+    def points(self) -> dict[str, HookPoint]:
+        """The hook points by name, in order of execution."""
+        from interp.models.probe import discover
+
+        sites, points = discover(self)
+        self.sites = sites
+        return points
+
+    def points_in(self, mode: str) -> tuple[str, ...]:
+        """Return the names of the points that fire in `mode`, "generate" or "encode"."""
+        if mode not in ("generate", "encode"):
+            raise InputError(f"mode {mode!r} is neither 'generate' nor 'encode'")
+        return tuple(name for name in self.points if mode in self.sites[name].modes)
+
+    def select(self, patterns: Sequence[str], mode: str) -> tuple[str, ...]:
+        """Return the points that names and globs pick among those that fire in `mode`, in order.
+
+        "all" is every block output and entry, once: no ":main", which repeats a block's output.
+
+        Raises:
+            PointError: a name does not exist, or a glob picks nothing.
+        """
+        names = self.points_in(mode)
+        chosen: set[str] = set()
+        for pattern in patterns:
+            found = fnmatch.filter(names, pattern)
+            if pattern == "all":
+                whole = (n for n in names if self.points[n].kind in ("resid", "entry"))
+                found = [n for n in whole if not n.endswith(":main")]
+            if not found and pattern in self.points:
+                raise PointError(f"{pattern} of {self.name} does not fire in {mode}")
+            if not found:
+                raise unknown(pattern, names, f"{self.name} in {mode}")
+            chosen.update(found)
+        return tuple(n for n in names if n in chosen)
+
+    def point(self, name: str) -> HookPoint:
+        """Return a hook point, or raise `PointError` with the closest names."""
+        if name in self.points:
+            return self.points[name]
+        base = name.removesuffix(":delta")
+        if base != name and base in self.points:
+            raise PointError(
+                f"{name} is undefined: {base} does not add to its input (the shapes differ, or it "
+                "is not a block of a residual stream)"
+            )
+        raise unknown(name, self.points, self.name)
+
+    def generate(self, batch: GenerateBatch) -> UInt8[Tensor, "b h w 3"]:
+        """Make one image per seed under whatever hooks are active.
+
+        Sample i depends on its own seed, prompt and class alone.
+
+        Raises:
+            InputError: the model cannot generate, or the batch does not suit it.
+        """
+        self._require("generate")
+        with self.clock.making(len(batch.seeds)), torch.no_grad():
+            return self._generate(batch)
+
+    def encode(self, batch: EncodeBatch) -> UInt8[Tensor, "b h w 3"] | None:
+        """Run one forward pass on images, at one noise level for diffusion models.
+
+        Returns:
+            the reconstruction where the model makes one, else None.
+
+        Raises:
+            InputError: the model cannot encode, or the batch does not suit it.
+        """
+        self._require("encode")
+        with self.clock.making(len(batch.images), batch.call), torch.no_grad():
+            return self._encode(batch)
+
+    def _require(self, mode: str) -> None:
+        if mode not in self.capabilities:
+            can = ", ".join(sorted(self.capabilities)) or "only run under hooks by its own caller"
+            raise InputError(f"{self.name} cannot {mode}; it can {can}")
+
+    @contextmanager
+    def watching(self, batch: int | None = None) -> Iterator[Clock]:
+        """Count calls for the length of the context; `batch` says how many samples are made."""
+        self._refuse_compiled()
+        if batch is not None:
+            self.clock.begin(batch)
+        with self.clock.watch(self.clock_modules(), self.facts, self.log_snr):
+            yield self.clock
+
+    def _refuse_compiled(self) -> None:
+        compiled = [
+            name or "the root"
+            for name, module in self.root.named_modules()
+            if getattr(module, "_compiled_call_impl", None) is not None
+            or hasattr(module, "_orig_mod")
+        ]
+        if compiled and torch._dynamo.config.skip_nnmodule_hook_guards:
+            raise PointError(
+                f"{self.name}: {compiled[0]} is compiled, and compiled modules ignore hooks that "
+                "come after their first call; set torch._dynamo.config.skip_nnmodule_hook_guards "
+                "= False before that call, or read the uncompiled module"
+            )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the root's parameters are."""
+        return next(self.root.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the root's parameters."""
+        return next(self.root.parameters()).dtype
+
+    def identity(self) -> dict[str, Any]:
+        """Return what a store records about the model: plain JSON values.
+
+        `weights_sha256` is the root's; `components` has one digest per network that takes part.
+        """
+        digests = {name: weights_sha256(module) for name, module in self.components().items()}
+        return {
+            "spec": self.name,
+            "family": self.family,
+            "class": type(self.root).__name__,
+            "revision": None,
+            "untrained": False,
+            "weights_sha256": weights_sha256(self.root),
+            "components": digests,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "versions": versions(),
+            **self.provenance,
+        }
+
+
+def weights_sha256(module: nn.Module) -> str:
+    """Return the sha256 over names, types, shapes and bytes of a state dict in sorted order."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        if not isinstance(tensor, Tensor):
+            continue
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        data = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(data.view(torch.uint8).numpy().data if data.numel() else b"")
+    return digest.hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the libraries that decide what a model computes."""
+    from importlib import metadata
+
+    return {name: metadata.version(name) for name in ("torch", "diffusers", "transformers")}
