@@ -1,4 +1,4 @@
-"""Shape annotations are true: the quick tests of the array parts pass with every annotation checked.
+"""Shape annotations are true: the quick tests of array parts pass with each annotation checked.
 
 The check costs milliseconds a call, too much for every test of a training loop, so it runs apart.
 """
