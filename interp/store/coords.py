@@ -92,12 +92,25 @@ def choose_positions(
     return chosen
 
 
-def coordinate_columns(segments: Sequence[Segment], grid: tuple[int, ...]) -> dict[str, np.ndarray]:
+def grid_axes(layout: str, grid: tuple[int, ...]) -> tuple[str, ...]:
+    """Return the coordinate column of each axis of a grid: frame, y, x, token."""
+    frames = "f" in layout
+    if len(grid) == 1:
+        return ("frame",) if frames and not set("tshw") & set(layout) else ("token",)
+    if len(grid) == 2:
+        return ("frame", "token") if frames else ("y", "x")
+    return ("frame", "y", "x")[: len(grid)]
+
+
+def coordinate_columns(
+    segments: Sequence[Segment], grid: tuple[int, ...], axes: Sequence[str]
+) -> dict[str, np.ndarray]:
     """Expand segments to one value per row and column.
 
     Args:
         segments: in row order.
         grid: () vector, (t,) tokens, (h, w) or (f, h, w).
+        axes: column of each axis of the grid, see `grid_axes`.
     """
     repeats = [segment.positions.shape[1] for segment in segments]
     sizes = [segment.positions.size for segment in segments]
@@ -110,25 +123,23 @@ def coordinate_columns(segments: Sequence[Segment], grid: tuple[int, ...]) -> di
         columns[name] = np.repeat([getattr(s, name) for s in segments], sizes)
     columns["cfg_half"] = np.repeat([s.half for s in segments], sizes)
     flat = np.concatenate([s.positions.reshape(-1) for s in segments])
-    columns |= split_positions(flat, grid)
+    none = np.full(flat.shape, -1)
+    columns |= dict.fromkeys(("y", "x", "frame", "token"), none)
+    if axes:
+        place = np.unravel_index(np.maximum(flat, 0), grid)
+        columns |= {a: np.where(flat < 0, -1, p) for a, p in zip(axes, place, strict=True)}
     return {name: columns[name].astype(dtype) for name, dtype in COORDS.items()}
 
 
-def split_positions(flat: np.ndarray, grid: tuple[int, ...]) -> dict[str, np.ndarray]:
-    """Turn flat positions (-1: none) into y, x, frame and token."""
-    none = np.full(flat.shape, -1, dtype=np.int32)
-    columns = {"y": none, "x": none, "frame": none, "token": none}
-    if not grid:
-        return columns
-    if len(grid) == 1:
-        return columns | {"token": flat}
-    height, width = grid[-2:]
-    valid = flat >= 0
-    columns["x"] = np.where(valid, flat % width, -1)
-    columns["y"] = np.where(valid, flat // width % height, -1)
-    if len(grid) == 3:
-        columns["frame"] = np.where(valid, flat // (width * height), -1)
-    return columns
+def flat_positions(
+    columns: Mapping[str, np.ndarray], grid: tuple[int, ...], axes: Sequence[str]
+) -> np.ndarray:
+    """Return the flat position of each row in its grid, -1 for a mean over the map."""
+    if not axes:
+        return np.zeros(len(columns["token"]), dtype=np.int64)
+    place = [columns[axis].astype(np.int64) for axis in axes]
+    flat = np.ravel_multi_index([np.maximum(p, 0) for p in place], grid)
+    return np.where(place[0] < 0, -1, flat)
 
 
 def encode_table(columns: Mapping[str, Any], schema: Mapping[str, np.dtype]) -> bytes:
@@ -218,15 +229,3 @@ def row_ids(index: Index, n_rows: int, what: str) -> np.ndarray:
             f"row ids {ids.min()} to {ids.max()} of {what}, which has rows 0 to {n_rows - 1}"
         )
     return ids.astype(np.int64)
-
-
-def flat_positions(columns: Mapping[str, np.ndarray], grid: tuple[int, ...]) -> np.ndarray:
-    """Return the flat position of each row in its grid, -1 for a mean; undoes `split_positions`."""
-    if not grid:
-        return np.zeros(len(columns["token"]), dtype=np.int64)
-    if len(grid) == 1:
-        return columns["token"].astype(np.int64)
-    height, width = grid[-2:]
-    y, x = columns["y"].astype(np.int64), columns["x"].astype(np.int64)
-    frame = np.maximum(columns["frame"].astype(np.int64), 0)
-    return np.where(x < 0, -1, (frame * height + y) * width + x)

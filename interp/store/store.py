@@ -21,6 +21,7 @@ from interp.store.coords import (
     GENERATIONS,
     Index,
     flat_positions,
+    grid_axes,
     read_table,
     row_ids,
 )
@@ -377,7 +378,7 @@ class ActivationStore:
         ids = self.map_rows(point, generation, call, cfg_half)
         grid = self.points[point].grid
         where = self.coords(point, ids, ("frame", "y", "x", "token"))
-        flat = flat_positions(where, grid)
+        flat = flat_positions(where, grid, grid_axes(self.points[point].layout, grid))
         if not len(ids) or (grid and flat.min() < 0):
             raise StoreError(
                 f"no map of {point} for generation {generation}, call {call}, half {cfg_half}"

@@ -1,23 +1,26 @@
 """Reading every byte of a store and comparing it with the manifest."""
 
+import math
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
-
-import numpy as np
 
 from interp.errors import StoreError
 from interp.store.coords import COORDS, GENERATIONS, read_table
 from interp.store.files import (
     DTYPES,
+    HEADER_BYTES,
     hash_tensor,
     inside,
     open_tensor,
     point_folder,
     read_file,
+    read_text,
     shard_stem,
 )
-from interp.store.manifest import ShardEntry
+from interp.store.manifest import Manifest, ShardEntry
+from interp.store.staging import finished_shards
 
 if TYPE_CHECKING:
     from interp.store.store import ActivationStore
@@ -32,6 +35,41 @@ class Problem(NamedTuple):
 
     def __str__(self) -> str:
         return f"shard {self.shard}: {self.message}"
+
+
+def sound_shards(path: Path, manifest: Manifest) -> list[int]:
+    """Return the finished shards whose files are all there with the right sizes.
+
+    Cheap enough for every start of a capture; `ActivationStore.verify` also compares the bytes.
+    """
+    sound = []
+    for shard in finished_shards(path, manifest):
+        name = f"shards/{shard_stem(shard)}.json"
+        try:
+            data = read_text(inside(path, name))
+            entry = ShardEntry.decode(data, manifest, shard, str(path / name))
+            if all(
+                inside(path, file).stat().st_size == size for file, size in _sizes(manifest, entry)
+            ):
+                sound.append(shard)
+        except (StoreError, FileNotFoundError):
+            # Damaged: to be written again.
+            continue
+    return sound
+
+
+def _sizes(manifest: Manifest, entry: ShardEntry) -> Iterator[tuple[str, int]]:
+    stem = shard_stem(entry.shard)
+    for index, point in enumerate(manifest.points):
+        item = entry.points[point.name]
+        size = item.rows * point.width * DTYPES[item.dtype].itemsize
+        yield f"{point_folder(index, point.name)}/{stem}.safetensors", HEADER_BYTES + size
+    if entry.images is not None:
+        yield f"images/{stem}.safetensors", HEADER_BYTES + math.prod(entry.images[0])
+    for number, (_, file) in enumerate(entry.coords):
+        yield f"coords/{stem}-{number:03d}.parquet", file.bytes
+    yield f"generations/{stem}.parquet", entry.table.bytes
+    yield f"statistics/{stem}.safetensors", entry.statistics.bytes
 
 
 def verify_shard(store: "ActivationStore", entry: ShardEntry) -> Iterator[Problem]:
@@ -75,7 +113,7 @@ def _tensor_check(
         path = inside(store.path, relative)
         fd = open_tensor(path, dtype, shape)
         try:
-            size = DTYPES[dtype].itemsize * int(np.prod(shape, dtype=np.int64))
+            size = DTYPES[dtype].itemsize * math.prod(shape)
             found = hash_tensor(fd, size, path)
         finally:
             os.close(fd)

@@ -13,9 +13,16 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from interp.errors import InputError
+from interp.errors import InputError, StoreError
 from interp.models.points import HookPoint
-from interp.store.coords import COORDS, GENERATIONS, Segment, coordinate_columns, encode_table
+from interp.store.coords import (
+    COORDS,
+    GENERATIONS,
+    Segment,
+    coordinate_columns,
+    encode_table,
+    grid_axes,
+)
 from interp.store.files import (
     DTYPE_NAMES,
     HEADER_BYTES,
@@ -56,26 +63,40 @@ class ShardWriter:
         self.path = path
         self.manifest = manifest
         self.shard = shard
+        self._staging: Staging | None = None
         self._files: dict[str, _PointFile] = {}
 
     def __enter__(self) -> "ShardWriter":
-        self._staging = Staging(self.path, self.shard)
-        try:
-            for index, point in enumerate(self.manifest.points):
-                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-                fd = os.open(self._staging.folder / f"x{index}", flags, 0o644)
-                os.lseek(fd, HEADER_BYTES, os.SEEK_SET)
-                self._files[point.name] = _PointFile(fd, point, RunningStatistics(point.width))
-        except OSError as error:
-            self.__exit__()
-            raise self._explain(error) from error
+        self.open()
         return self
 
     def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def open(self) -> None:
+        """Take the shard's lock and create its files.
+
+        Raises:
+            StoreError: another process is writing this shard, or the disk is full.
+        """
+        staging = self._staging = Staging(self.path, self.shard)
+        try:
+            for index, point in enumerate(self.manifest.points):
+                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+                fd = os.open(staging.folder / f"x{index}", flags, 0o644)
+                os.lseek(fd, HEADER_BYTES, os.SEEK_SET)
+                self._files[point.name] = _PointFile(fd, point, RunningStatistics(point.width))
+        except OSError as error:
+            self.close()
+            raise self._explain(error) from error
+
+    def close(self) -> None:
+        """Close and remove what is unfinished; harmless after `finish` and when repeated."""
         for file in self._files.values():
             os.close(file.fd)
         self._files = {}
-        self._staging.close()
+        if self._staging is not None:
+            self._staging.close()
 
     def append(
         self, name: str, x: Float[Tensor, "n d"], segment: Segment, grid: tuple[int, ...]
@@ -124,13 +145,16 @@ class ShardWriter:
             InputError: a point has no rows.
             StoreError: the disk is full.
         """
+        if self._staging is None:
+            raise StoreError(f"shard {self.shard} of {self.path} was not opened")
         try:
-            return self._finish(table, images, environment)
+            return self._finish(self._staging, table, images, environment)
         except OSError as error:
             raise self._explain(error) from error
 
     def _finish(
         self,
+        staging: Staging,
         table: Mapping[str, Any],
         images: Tensor | None,
         environment: Mapping[str, Any],
@@ -142,8 +166,8 @@ class ShardWriter:
                 f"shard {self.shard} holds generations {start}-{stop - 1}, the table says "
                 f"{list(table['generation'])[:4]}..."
             )
-        points, coords = self._finish_points()
-        stage = self._staging.write
+        points, coords = self._finish_points(staging)
+        stage = staging.write
         entry = ShardEntry(
             shard=self.shard,
             generations=(start, stop),
@@ -151,13 +175,15 @@ class ShardWriter:
             coords=tuple(coords),
             table=stage(f"generations/{stem}.parquet", encode_table(table, GENERATIONS)),
             statistics=stage(f"statistics/{stem}.safetensors", self._statistics_bytes()),
-            images=self._stage_images(images, stop - start),
+            images=self._stage_images(staging, images, stop - start),
             environment=dict(environment),
         )
-        self._staging.publish(entry)
+        staging.publish(entry)
         return entry
 
-    def _finish_points(self) -> tuple[dict[str, PointEntry], list[tuple[int, FileEntry]]]:
+    def _finish_points(
+        self, staging: Staging
+    ) -> tuple[dict[str, PointEntry], list[tuple[int, FileEntry]]]:
         stem = shard_stem(self.shard)
         points: dict[str, PointEntry] = {}
         coords: list[tuple[int, FileEntry]] = []
@@ -165,18 +191,19 @@ class ShardWriter:
         for index, (name, file) in enumerate(self._files.items()):
             if not file.rows or file.dtype is None:
                 raise InputError(f"{name} gave no rows in shard {self.shard}")
-            key = (file.grid, *(segment.key() for segment in file.segments))
+            axes = grid_axes(file.point.layout, file.grid)
+            key = (file.grid, axes, *(segment.key() for segment in file.segments))
             if key not in groups:
                 groups[key] = len(coords)
                 relative = f"coords/{stem}-{len(coords):03d}.parquet"
-                columns = coordinate_columns(file.segments, file.grid)
-                staged = self._staging.write(relative, encode_table(columns, COORDS))
+                columns = coordinate_columns(file.segments, file.grid, axes)
+                staged = staging.write(relative, encode_table(columns, COORDS))
                 coords.append((file.rows, staged))
             points[name] = _point_entry(file, groups[key])
             header = tensor_header(points[name].dtype, (file.rows, file.point.width))
             write_all(file.fd, header, offset=0)
             os.fsync(file.fd)
-            self._staging.place(f"x{index}", f"{point_folder(index, name)}/{stem}.safetensors")
+            staging.place(f"x{index}", f"{point_folder(index, name)}/{stem}.safetensors")
         return points, coords
 
     def _statistics_bytes(self) -> bytes:
@@ -190,7 +217,7 @@ class ShardWriter:
         return save(tensors)
 
     def _stage_images(
-        self, images: Tensor | None, count: int
+        self, staging: Staging, images: Tensor | None, count: int
     ) -> tuple[tuple[int, ...], str] | None:
         if images is None:
             return None
@@ -201,7 +228,7 @@ class ShardWriter:
         data = tensor_bytes(images.to("cpu").contiguous())
         shape = tuple(images.shape)
         relative = f"images/{shard_stem(self.shard)}.safetensors"
-        self._staging.write(relative, tensor_header("U8", shape) + bytes(data))
+        staging.write(relative, tensor_header("U8", shape) + bytes(data))
         return shape, sha256(data)
 
     def _explain(self, error: OSError) -> Exception:
