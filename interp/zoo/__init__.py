@@ -1,4 +1,4 @@
-"""The shipped models and images: trained networks with their cards, the recipes that made them, the `glyphs` data."""
+"""The shipped networks with their cards, the recipes that made them, and the `glyphs` images."""
 
 import importlib
 from typing import TYPE_CHECKING, Any

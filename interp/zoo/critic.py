@@ -1,4 +1,4 @@
-"""The discriminator that trains the zoo's GAN, and its differentiable augmentation; neither is shipped."""
+"""The discriminator of the zoo's GAN and its differentiable augmentation; neither is shipped."""
 
 import math
 
@@ -17,7 +17,11 @@ class EqualConv(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.randn(c_out, c_in, taps, taps))
         self.bias = nn.Parameter(torch.zeros(c_out)) if bias else None
-        self.gain, self.stride, self.padding = 1 / math.sqrt(c_in * taps**2), stride, (taps - stride + 1) // 2
+        self.gain, self.stride, self.padding = (
+            1 / math.sqrt(c_in * taps**2),
+            stride,
+            (taps - stride + 1) // 2,
+        )
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d H W"]:
         """Return the convolved map."""
@@ -25,7 +29,7 @@ class EqualConv(nn.Module):
 
 
 class CriticBlock(nn.Module):
-    """Residual block that halves the resolution: 3x3, then 4x4 with stride 2, beside a pooled 1x1 skip."""
+    """Residual block that halves the resolution: 3x3, 4x4 with stride 2; pooled 1x1 skip."""
 
     def __init__(self, c_in: int, c_out: int):
         super().__init__()
@@ -41,7 +45,7 @@ class CriticBlock(nn.Module):
 
 
 class Critic(nn.Module):
-    """Discriminator on the 12 x 16 x 16 pixel-unshuffled image, with a minibatch standard deviation channel."""
+    """Discriminator on the 12 x 16 x 16 pixel-unshuffled image, with a minibatch channel."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -63,7 +67,7 @@ class Critic(nn.Module):
 
 
 def _with_spread(x: Float[Tensor, "b c h w"], group: int = 8) -> Float[Tensor, "b c1 h w"]:
-    """Append the mean standard deviation within groups of eight samples as a channel (Karras et al. 2018, section 3)."""
+    """Append the mean deviation in groups of eight samples (Karras et al. 2018, sec. 3)."""
     b, c, h, w = x.shape
     group = math.gcd(group, b)
     spread = x.reshape(group, b // group, c, h, w)
@@ -74,7 +78,7 @@ def _with_spread(x: Float[Tensor, "b c h w"], group: int = 8) -> Float[Tensor, "
 def augment(
     x: Float[Tensor, "b 3 h w"], generator: torch.Generator, *, fill: float = 1.0
 ) -> Float[Tensor, "b 3 h w"]:
-    """Return x after random color, translation and cutout, differentiable (Zhao et al. 2020, arXiv 2006.10738).
+    """Return x after random color, translation and cutout (Zhao et al. 2020, arXiv 2006.10738).
 
     Args:
         x: images in [-1, 1].

@@ -1,8 +1,9 @@
-"""The zoo's generator: a small StyleGAN2 at 32 pixels, every part of it a module that a hook can reach.
+"""The zoo's generator: a small StyleGAN2 at 32 pixels, every part a module that a hook can reach.
 
-Karras et al. 2020, "Analyzing and Improving the Image Quality of StyleGAN" (arXiv 1912.04958): mapping network,
-one w per layer (W+), one affine per layer (S), modulated and demodulated convolutions, noise inputs, a sum of toRGB
-outputs. Differences: 4x4 transposed convolutions upsample (no separate blur), and the noise is an explicit input.
+Karras et al. 2020, "Analyzing and Improving the Image Quality of StyleGAN" (arXiv 1912.04958):
+mapping network, one w per layer (W+), one affine per layer (S), modulated and demodulated
+convolutions, noise inputs, a sum of toRGB outputs. Differences: 4x4 transposed convolutions
+upsample (no separate blur), and the noise is an explicit input.
 """
 
 import math
@@ -19,7 +20,8 @@ W_WIDTH = 128
 CHANNELS = {4: 128, 8: 96, 16: 64, 32: 32}
 # Resolution of each of the seven styled convolutions, in order; every second one doubles it.
 LAYER_SIZES = (4, 8, 8, 16, 16, 32, 32)
-# Which entry of W+ feeds the toRGB of each resolution (StyleGAN2: the entry after the resolution's last convolution).
+# Which entry of W+ feeds the toRGB of each resolution (StyleGAN2: the entry after the resolution's
+# last convolution).
 RGB_STYLES = (1, 3, 5, 7)
 N_STYLES = 8
 MAPPING_LAYERS = 4
@@ -28,7 +30,7 @@ MAPPING_LR = 0.01
 
 
 class EqualLinear(nn.Module):
-    """Linear layer whose weight is scaled at run time by gain / sqrt(width in) (equalised learning rate)."""
+    """Linear layer, its weight scaled at run time by 1 / sqrt(d_in): equalized learning rate."""
 
     def __init__(self, d_in: int, d_out: int, *, bias: float = 0.0, lr: float = 1.0):
         super().__init__()
@@ -42,7 +44,7 @@ class EqualLinear(nn.Module):
 
 
 class Mapping(nn.Module):
-    """Mapping network: z [b, 128] normalised to unit mean square, then four leaky linear layers, to w [b, 128]."""
+    """Mapping network: z, normalized to unit mean square, through four leaky linear layers to w."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,7 +62,7 @@ class Mapping(nn.Module):
 
 
 class NoiseInput(nn.Module):
-    """Scale one noise map per sample by a learned strength; its output is the map that is added to the layer."""
+    """Scale one noise map per sample by a learned strength; the output is added to the layer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -72,9 +74,10 @@ class NoiseInput(nn.Module):
 
 
 class StyledConv(nn.Module):
-    """Modulated, demodulated convolution, then noise, bias and leaky ReLU; `up` doubles the resolution first.
+    """Modulated, demodulated convolution, noise, bias, leaky ReLU; `up` doubles the resolution.
 
-    y = d * conv(s * x), d = 1 / sqrt(sum over inputs and taps of (weight * s)^2), the unfused form of StyleGAN2 eq. 1-3.
+    y = d * conv(s * x), d = 1 / sqrt(sum over inputs and taps of (weight * s)^2), the unfused form
+    of StyleGAN2 eq. 1-3.
     """
 
     def __init__(self, c_in: int, c_out: int, *, up: bool):
@@ -90,7 +93,10 @@ class StyledConv(nn.Module):
         self.gain = 1 / math.sqrt(c_in * (4 if up else 9))
 
     def forward(
-        self, x: Float[Tensor, "b c h w"], w: Float[Tensor, "b 128"], noise: Float[Tensor, "b 1 H W"]
+        self,
+        x: Float[Tensor, "b c h w"],
+        w: Float[Tensor, "b 128"],
+        noise: Float[Tensor, "b 1 H W"],
     ) -> Float[Tensor, "b d H W"]:
         """Return the layer's map [b, c_out, H, W], H = 2h where the layer upsamples."""
         style = self.affine(w)
@@ -99,13 +105,17 @@ class StyledConv(nn.Module):
         power = power.T if self.up else power
         demodulate = torch.rsqrt(style.square() @ power.T * (0.25 if self.up else 1.0) + 1e-8)
         x = x * style[:, :, None, None]
-        x = F.conv_transpose2d(x, weight, stride=2, padding=1) if self.up else F.conv2d(x, weight, padding=1)
+        x = (
+            F.conv_transpose2d(x, weight, stride=2, padding=1)
+            if self.up
+            else F.conv2d(x, weight, padding=1)
+        )
         x = x * demodulate[:, :, None, None] + self.noise(noise) + self.bias[:, None, None]
         return F.leaky_relu(x, 0.2) * math.sqrt(2)
 
 
 class ToRGB(nn.Module):
-    """Modulated 1x1 convolution to three channels, without demodulation; its output is added to the image."""
+    """Modulated 1x1 convolution to three channels, not demodulated; its output adds to the image."""
 
     def __init__(self, c_in: int):
         super().__init__()
@@ -114,7 +124,9 @@ class ToRGB(nn.Module):
         self.affine = EqualLinear(W_WIDTH, c_in, bias=1.0)
         self.gain = 1 / math.sqrt(c_in)
 
-    def forward(self, x: Float[Tensor, "b c h w"], w: Float[Tensor, "b 128"]) -> Float[Tensor, "b 3 h w"]:
+    def forward(
+        self, x: Float[Tensor, "b c h w"], w: Float[Tensor, "b 128"]
+    ) -> Float[Tensor, "b 3 h w"]:
         """Return this resolution's part of the image [b, 3, h, w]."""
         style = self.affine(w)
         return F.conv2d(x * style[:, :, None, None], self.weight * self.gain, self.bias)
@@ -123,8 +135,9 @@ class ToRGB(nn.Module):
 class Generator(nn.Module):
     """StyleGAN2-like generator of 32x32 RGB images, 0.81 M parameters.
 
-    Hookable modules: `mapping` (w), `layers.<l>` (map), `layers.<l>.affine` (s[l]), `layers.<l>.noise` (noise map),
-    `rgbs.<r>` (part of the image), `rgbs.<r>.affine`. Layer l takes w_plus[:, l]; `rgbs.<r>` takes w_plus[:, 2r + 1].
+    Hookable modules: `mapping` (w), `layers.<l>` (map), `layers.<l>.affine` (s[l]),
+    `layers.<l>.noise` (noise map), `rgbs.<r>` (part of the image), `rgbs.<r>.affine`. Layer l takes
+    w_plus[:, l]; `rgbs.<r>` takes w_plus[:, 2r + 1].
     """
 
     def __init__(self) -> None:
@@ -133,7 +146,8 @@ class Generator(nn.Module):
         self.constant = nn.Parameter(torch.randn(1, CHANNELS[4], 4, 4))
         sizes = (4, *LAYER_SIZES)
         self.layers = nn.ModuleList(
-            StyledConv(CHANNELS[a], CHANNELS[b], up=a != b) for a, b in zip(sizes, LAYER_SIZES, strict=False)
+            StyledConv(CHANNELS[a], CHANNELS[b], up=a != b)
+            for a, b in zip(sizes[:-1], LAYER_SIZES, strict=True)
         )
         self.rgbs = nn.ModuleList(ToRGB(c) for c in CHANNELS.values())
         self.register_buffer("w_mean", torch.zeros(W_WIDTH))
@@ -154,7 +168,8 @@ class Generator(nn.Module):
             z: Gaussian codes [b, 128]; exactly one of z, w and w_plus is given.
             w: mapped codes [b, 128], shared by all layers.
             w_plus: one code per layer [b, 8, 128].
-            noise: seven maps [b, 1, h, h], h = 4, 8, 8, 16, 16, 32, 32 (see `sample_noise`); None: no noise.
+            noise: seven maps [b, 1, h, h], h = 4, 8, 8, 16, 16, 32, 32 (see `sample_noise`); None:
+                no noise.
             truncation: psi in w_mean + psi (w - w_mean); applies to z and w.
 
         Raises:
@@ -193,7 +208,9 @@ def _double(image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 H W"]:
     return F.interpolate(image, scale_factor=2, mode="bilinear", align_corners=False)
 
 
-def sample_noise(seeds: Sequence[int], *, device: str | torch.device = "cpu") -> list[Float[Tensor, "b 1 h w"]]:
+def sample_noise(
+    seeds: Sequence[int], *, device: str | torch.device = "cpu"
+) -> list[Float[Tensor, "b 1 h w"]]:
     """Return the seven noise maps of each seed, [b, 1, h, h]; sample i depends on seeds[i] alone.
 
     Args:

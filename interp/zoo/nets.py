@@ -25,7 +25,8 @@ VAE: dict[str, Any] = {
     "sample_size": 32,
 }
 
-# ADM options (Dhariwal and Nichol 2021, arXiv 2105.05233): scale-shift norm, residual up and down blocks, attention below 16x16.
+# ADM options (Dhariwal and Nichol 2021, arXiv 2105.05233): scale-shift norm, residual up and down
+# blocks, attention below 16x16.
 DDPM: dict[str, Any] = {
     "sample_size": 16,
     "in_channels": 12,
@@ -41,7 +42,8 @@ DDPM: dict[str, Any] = {
     "norm_num_groups": 8,
 }
 
-# Keyword arguments of any diffusers scheduler that samples `ddpm`; the recipe trains on the same noise levels.
+# Keyword arguments of any diffusers scheduler that samples `ddpm`; the recipe trains on the same
+# noise levels.
 SCHEDULER: dict[str, Any] = {
     "num_train_timesteps": 1000,
     "beta_schedule": "squaredcos_cap_v2",
@@ -52,7 +54,7 @@ SCHEDULER: dict[str, Any] = {
 
 
 def build_net(name: str, *, n_classes: int, seed: int = 0) -> nn.Module:
-    """Return an untrained network of the zoo, in evaluation mode, its weights a function of the seed alone.
+    """Return an untrained network in evaluation mode, its weights a function of the seed alone.
 
     Args:
         name: gan, vae, ddpm or vit.
@@ -97,7 +99,9 @@ def parse_name(spec: str) -> tuple[str, int]:
     if name not in NAMES:
         raise InputError(f"no zoo network {name!r} in {spec!r}; there are {', '.join(NAMES)}")
     if seed and not seed.isdecimal():
-        raise InputError(f"seed {seed!r} in {spec!r} is not a whole number; write {name} or {name}/1")
+        raise InputError(
+            f"seed {seed!r} in {spec!r} is not a whole number; write {name} or {name}/1"
+        )
     return name, int(seed or 0)
 
 
@@ -107,7 +111,7 @@ def file_stem(name: str, seed: int) -> str:
 
 
 def find_weights(name: str, *, seed: int = 0, folder: Path | str | None = None) -> Path:
-    """Return the safetensors file of a trained network: in `folder` where given, else among the shipped ones.
+    """Return the weights' file of a trained network: in `folder` where given, else a shipped one.
 
     Raises:
         InterpError: nobody has trained that seed here; the message gives the command that does.
@@ -120,7 +124,7 @@ def find_weights(name: str, *, seed: int = 0, folder: Path | str | None = None) 
     shipped = sorted(path.stem.replace("-", "/") for path in WEIGHTS.glob("*.safetensors"))
     raise InterpError(
         f"zoo:{name}/{seed} is not trained: no {stem}.safetensors with its card in "
-        f"{', '.join(str(p) for p in [*places, WEIGHTS])} (shipped: {', '.join(shipped) or 'none'}); "
+        f"{', '.join(map(str, [*places, WEIGHTS]))} (shipped: {', '.join(shipped) or 'none'}); "
         f"train it with `interp zoo train {name} --seed {seed} --out DIR` and pass that folder, "
         f"or load the untrained network with untrained=True"
     )
@@ -149,7 +153,8 @@ def load_net(
 
     Raises:
         InputError: no network of that name.
-        InterpError: that training seed is not there, or the weights are not those that the card names.
+        InterpError: that training seed is not there, or the weights are not those that the card
+        names.
     """
     if name not in NAMES:
         raise InputError(f"no zoo network {name!r}; there are {', '.join(NAMES)}")
@@ -158,7 +163,12 @@ def load_net(
     net = build_net(name, n_classes=len(card["data"]["categories"]), seed=init_seed)
     if not untrained:
         net.load_state_dict(_read_weights(path, card["weights"]["sha256"]))
-    return net.to(device=device, dtype=dtype or torch.float32), card
+    return _moved(net, device, dtype), card
+
+
+def _moved(net: nn.Module, device: str | torch.device, dtype: torch.dtype | None) -> nn.Module:
+    # diffusers warns on every cast, so float32 is left alone.
+    return net.to(device) if dtype in (None, torch.float32) else net.to(device).to(dtype)
 
 
 def _read_weights(path: Path, sha256: str) -> dict[str, torch.Tensor]:
@@ -170,6 +180,7 @@ def _read_weights(path: Path, sha256: str) -> dict[str, torch.Tensor]:
     found = hashlib.sha256(data).hexdigest()
     if found != sha256:
         raise InterpError(
-            f"{path} has sha256 {found[:12]}..., its card says {sha256[:12]}...; the file is damaged or from another training"
+            f"{path} has sha256 {found[:12]}..., its card says {sha256[:12]}...; "
+            "the file is damaged or from another training: reinstall interp, or train it again"
         )
     return {name: x.float() for name, x in load(data).items()}

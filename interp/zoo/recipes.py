@@ -1,6 +1,7 @@
-"""How each network of the zoo is trained: one function per network makes its `Job`; `train_zoo` runs it.
+"""How each network of the zoo is trained: `make_job` builds the training, `train_zoo` runs it.
 
-Imports torch, diffusers, numpy and safetensors only, so that the recipes also run on a bare machine with a GPU.
+Imports torch, diffusers, numpy and safetensors only, so that the recipes also run on a bare machine
+with a GPU.
 """
 
 import importlib.util
@@ -16,36 +17,16 @@ from torch import Tensor
 
 from interp.errors import InputError
 from interp.zoo.critic import Critic, augment
+from interp.zoo.export import export
 from interp.zoo.gan import LAYER_SIZES, Z_WIDTH
 from interp.zoo.nets import NAMES, SCHEDULER, build_net, file_stem
-from interp.zoo.training import Box, Job, run
-
-# Every hyper-parameter that is not the network's own; the card repeats them. Batch sizes suit one CPU core.
-RECIPES: dict[str, dict[str, Any]] = {
-    # Edges: L1 of image differences, against the blur of a small VAE; no feature network, so that models share no supervision.
-    "vae": {
-        "batch_size": 24, "lr": 2e-3, "betas": (0.9, 0.99), "weight_decay": 0.0, "decay_from": 0.3, "warmup": 100,
-        "ema_half_life": 200, "mse": 1.0, "l1": 0.5, "edges": 0.5, "kl": 1e-3, "minutes": 10,
-    },
-    # v-prediction with min-SNR weighting, gamma 5 (Hang et al. 2023, arXiv 2303.09556).
-    "ddpm": {
-        "batch_size": 64, "lr": 1.5e-3, "betas": (0.9, 0.99), "weight_decay": 0.0, "decay_from": 0.2, "warmup": 200,
-        "ema_half_life": 500, "null_share": 0.12, "min_snr_gamma": 5.0, "minutes": 85,
-    },
-    # Half of the patches are dropped in the first 70 % (a step costs half); mixup 0.2, label smoothing 0.1.
-    "vit": {
-        "batch_size": 64, "lr": 1.5e-3, "betas": (0.9, 0.98), "weight_decay": 0.05, "decay_from": 0.0, "warmup": 100,
-        "ema_half_life": 200, "kept_patches": 32, "full_from": 0.7, "mixup": 0.2, "smoothing": 0.1, "minutes": 14,
-    },
-    # Non-saturating loss, lazy R1 (StyleGAN2) and differentiable augmentation.
-    "gan": {
-        "batch_size": 32, "lr": 2.5e-3, "betas": (0.0, 0.99), "weight_decay": 0.0, "decay_from": 0.7, "warmup": 50,
-        "ema_half_life": 400, "r1": 0.5, "r1_every": 16, "minutes": 60,
-    },
-}  # fmt: skip
+from interp.zoo.settings import RECIPES
+from interp.zoo.training import Box, Job, read_checkpoint, run
 
 
-def _optimizer(parameters: Any, recipe: dict[str, Any], share: float = 1.0) -> torch.optim.Optimizer:
+def _optimizer(
+    parameters: Any, recipe: dict[str, Any], share: float = 1.0
+) -> torch.optim.Optimizer:
     return torch.optim.AdamW(
         parameters,
         lr=recipe["lr"] * share,
@@ -61,7 +42,9 @@ def _update(loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
     optimizer.step()
 
 
-def _job(name: str, step: Callable, recipe: dict[str, Any], n_classes: int, seed: int, device: str) -> Job:
+def _job(
+    name: str, step: Callable, recipe: dict[str, Any], n_classes: int, seed: int, device: str
+) -> Job:
     net = build_net(name, n_classes=n_classes, seed=seed).to(device).train()
     generator = torch.Generator(device).manual_seed(seed)
     return Job(
@@ -96,7 +79,7 @@ def _vae_step(job: Job, x: Tensor, labels: Tensor, progress: float) -> dict[str,
 
 
 def alphas_cumprod() -> Tensor:
-    """Return the schedule's cumulative alphas [1000]: cosine, betas capped at 0.999 (Nichol and Dhariwal 2021, eq. 17)."""
+    """Return the cosine schedule's cumulative alphas [1000] (Nichol and Dhariwal 2021, eq. 17)."""
     n = SCHEDULER["num_train_timesteps"]
     bar = [math.cos((t / n + 0.008) / 1.008 * math.pi / 2) ** 2 for t in range(n + 1)]
     betas = [min(1 - bar[t + 1] / bar[t], 0.999) for t in range(n)]
@@ -108,7 +91,9 @@ def _ddpm_step(job: Job, x: Tensor, labels: Tensor, progress: float) -> dict[str
     x = F.pixel_unshuffle(x, 2)
     # One timestep from each of b equal strata: a batch then sees all noise levels.
     n = SCHEDULER["num_train_timesteps"]
-    strata = torch.arange(len(x), device=x.device) + torch.rand(len(x), generator=generator, device=x.device)
+    strata = torch.arange(len(x), device=x.device) + torch.rand(
+        len(x), generator=generator, device=x.device
+    )
     t = (strata * (n / len(x))).long().clamp_(max=n - 1)
     noise = torch.randn(x.shape, generator=generator, device=x.device)
     a = job.extra.setdefault("alphas", alphas_cumprod().to(x.device))[t][:, None, None, None]
@@ -123,7 +108,7 @@ def _ddpm_step(job: Job, x: Tensor, labels: Tensor, progress: float) -> dict[str
 
 
 def _distort(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Random flip, rotation up to 15 degrees, scale 0.8-1.2, shift up to 4 pixels, contrast and color; white fills."""
+    """Random flip, rotation to 15 degrees, scale 0.8-1.2, shift to 4 pixels, contrast, color."""
     b = len(x)
     u = torch.rand(8, b, generator=generator, device=x.device) * 2 - 1
     angle, scale = u[0] * (math.pi / 12), 1 + 0.2 * u[1]
@@ -159,16 +144,23 @@ def _vit_step(job: Job, x: Tensor, labels: Tensor, progress: float) -> dict[str,
 
 def _noise_maps(job: Job, device: torch.device) -> list[Tensor]:
     return [
-        torch.randn(job.batch_size, 1, h, h, generator=job.generator, device=device) for h in LAYER_SIZES
+        torch.randn(job.batch_size, 1, h, h, generator=job.generator, device=device)
+        for h in LAYER_SIZES
     ]
 
 
 def _gan_step(job: Job, x: Tensor, labels: Tensor, progress: float) -> dict[str, Tensor]:
-    recipe, net, critic, generator = job.extra["recipe"], job.nets["gan"], job.nets["critic"], job.generator
+    recipe, net, critic, generator = (
+        job.extra["recipe"],
+        job.nets["gan"],
+        job.nets["critic"],
+        job.generator,
+    )
     z = torch.randn(len(x), Z_WIDTH, generator=generator, device=x.device)
     w = net.mapping(z)
     net.w_mean.lerp_(w.detach().mean(0), 0.005)
-    # One batch of fakes serves both updates: the generator's graph stays valid while only the critic moves.
+    # One batch of fakes serves both updates: the generator's graph stays valid while only the
+    # critic moves.
     fake = job.extra["forward"](w[:, None].expand(-1, 8, -1), _noise_maps(job, x.device))
     critic.requires_grad_(True)
     on_real, on_fake = critic(augment(x, generator)), critic(augment(fake.detach(), generator))
@@ -187,7 +179,7 @@ def _gan_step(job: Job, x: Tensor, labels: Tensor, progress: float) -> dict[str,
 
 
 def _r1(critic: torch.nn.Module, x: Tensor, generator: torch.Generator) -> Tensor:
-    """Return the mean squared gradient of the critic at (augmented) real images (Mescheder et al. 2018)."""
+    """Return the critic's squared gradient at augmented real images (Mescheder et al. 2018)."""
     x = augment(x, generator).detach().requires_grad_(True)
     (gradient,) = torch.autograd.grad(critic(x).sum(), x, create_graph=True)
     return gradient.square().sum((1, 2, 3)).mean()
@@ -197,7 +189,13 @@ STEPS = {"vae": _vae_step, "ddpm": _ddpm_step, "vit": _vit_step, "gan": _gan_ste
 
 
 def make_job(
-    name: str, *, n_classes: int, seed: int = 0, device: str = "cpu", batch_size: int | None = None, compiled: bool = False
+    name: str,
+    *,
+    n_classes: int,
+    seed: int = 0,
+    device: str = "cpu",
+    batch_size: int | None = None,
+    compiled: bool = False,
 ) -> Job:
     """Return the training of one network before its first step.
 
@@ -207,7 +205,8 @@ def make_job(
         seed: initial weights and all randomness of the training.
         device: where it runs.
         batch_size: the recipe's where None.
-        compiled: run the generator of `gan` through torch.compile (a third faster; needs a C++ compiler).
+        compiled: run the generator of `gan` through torch.compile (a third faster; needs a C++
+            compiler).
     """
     if name not in NAMES:
         raise InputError(f"no zoo network {name!r}; there are {', '.join(NAMES)}")
@@ -219,7 +218,8 @@ def make_job(
             torch.manual_seed(seed + 1)
             critic = Critic().to(device)
         job.nets["critic"] = critic
-        # Lazy regularisation shrinks the critic's rate and betas by k / (k + 1) (StyleGAN2, appendix B).
+        # Lazy regularisation shrinks the critic's rate and betas by k / (k + 1) (StyleGAN2,
+        # appendix B).
         share = recipe["r1_every"] / (recipe["r1_every"] + 1)
         job.optimizers["critic"] = _optimizer(critic.parameters(), recipe, share)
         synthesize = job.nets["gan"].synthesize
@@ -241,14 +241,16 @@ def train_zoo(
     compiled: bool = False,
     progress: bool = True,
 ) -> Path:
-    """Train one network of the zoo on the glyphs, and return the folder of its checkpoints.
+    """Train one network of the zoo on `glyphs`, write weights and card, return the weights' path.
 
-    The end is `steps`, `minutes` of training time, or whichever comes first; the recipe's own minutes where neither is
-    given. With `steps` alone a killed run on a CPU resumes bit for bit; `minutes` depend on the machine's speed.
+    The end is `steps`, `minutes` of training time, or whichever comes first; the recipe's own
+    minutes where neither is given. With `steps` alone a killed run on a CPU resumes bit for bit;
+    `minutes` depend on the machine's speed.
 
     Args:
         name: gan, vae, ddpm or vit.
-        out: parent folder; checkpoints go to `out/<name>` (`<name>-1` for seed 1).
+        out: folder of `<name>.safetensors` and `<name>.json` (`<name>-1` for seed 1); checkpoints
+            and the log go to `out/<name>`.
         steps: optimizer steps.
         minutes: minutes of training time, over all resumptions.
         seed: initial weights and all randomness.
@@ -267,10 +269,15 @@ def train_zoo(
 
     data = load_images("glyphs", split="train")
     job = make_job(
-        name, n_classes=len(data.categories), seed=seed, device=device, batch_size=batch_size, compiled=compiled
+        name,
+        n_classes=len(data.categories),
+        seed=seed,
+        device=device,
+        batch_size=batch_size,
+        compiled=compiled,
     )
     box = Box(steps, minutes if steps or minutes else job.extra["recipe"]["minutes"])
-    pixels = torch.from_numpy(data.pixels).permute(0, 3, 1, 2).contiguous().to(device)
+    pixels = data.pixels.permute(0, 3, 1, 2).contiguous().to(device)
     labels = torch.as_tensor(data.labels, dtype=torch.int64, device=device)
     folder = Path(out) / file_stem(name, seed)
     before = torch.get_num_threads()
@@ -278,9 +285,51 @@ def train_zoo(
     try:
         with _bar(name, progress) as on_step:
             run(job, pixels, labels, box, folder, resume=resume, on_step=on_step)
+        return export(
+            job, name, Path(out), seed=seed, device=device, data=_account(data), images=pixels.cpu()
+        )
     finally:
         torch.set_num_threads(before)
-    return folder
+
+
+def export_checkpoint(
+    name: str,
+    checkpoint: Path | str,
+    *,
+    out: Path | str,
+    seed: int = 0,
+    device: str = "cpu",
+    batch_size: int | None = None,
+) -> Path:
+    """Write weights and card of a training that still runs or was stopped; return the path.
+
+    Args:
+        name: gan, vae, ddpm or vit.
+        checkpoint: a `last.pt` or milestone that `train_zoo` wrote.
+        out: folder of the two files.
+        seed: the training's seed.
+        device: where it was trained, for the card.
+        batch_size: the training's, where it was not the recipe's.
+    """
+    from interp.zoo.images import load_images
+
+    data = load_images("glyphs", split="train")
+    job = make_job(name, n_classes=len(data.categories), seed=seed, batch_size=batch_size)
+    read_checkpoint(job, Path(checkpoint))
+    pixels = data.pixels.permute(0, 3, 1, 2)
+    return export(
+        job, name, Path(out), seed=seed, device=device, data=_account(data), images=pixels
+    )
+
+
+def _account(data: Any) -> dict[str, Any]:
+    return {
+        "name": data.name,
+        "split": "train",
+        "n": len(data),
+        "sha256": data.sha256,
+        "categories": list(data.categories),
+    }
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The loop that trains any network of the zoo: boxed by steps or minutes, with EMA, resumable after a kill."""
+"""The loop that trains any network of the zoo: boxed by steps or minutes, EMA, resumable."""
 
 import copy
 import json
@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from interp.errors import InputError, InterpError
 
-# Share of the run after which a copy of the checkpoint is kept (the issue of "when does a feature appear" needs them).
+# Share of the run after which a copy of the checkpoint is kept (the issue of "when does a feature
+# appear" needs them).
 MILESTONES = (0.1, 0.3, 1.0)
 CHECKPOINT_SECONDS = 60.0
 
@@ -28,7 +29,8 @@ class Job:
     Attributes:
         nets: networks by name; `ema_of` names the one that is shipped.
         optimizers: by name, each with the learning rate at full height.
-        step: `step(job, images, labels, progress) -> losses`; draws randomness from `generator` only.
+        step: `step(job, images, labels, progress) -> losses`; draws randomness from `generator`
+            only.
         generator: source of all randomness.
         ema_half_life: in steps; the running mean's memory ramps up with the step count.
         warmup: steps of linear warm-up of the learning rates.
@@ -57,7 +59,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Box:
-    """When a training ends: after `steps`, after `minutes` of training time, or whichever is first."""
+    """When a training ends: after `steps`, `minutes` of training time, or whichever is first."""
 
     steps: int | None = None
     minutes: float | None = None
@@ -97,7 +99,7 @@ def restore(job: Job, saved: dict[str, Any]) -> None:
 
 
 def write_checkpoint(job: Job, path: Path) -> None:
-    """Write the state under a temporary name, sync it, and rename: a kill leaves the old file or the new one."""
+    """Write a temporary file, sync, rename: a kill leaves the old checkpoint or the new one."""
     part = path.with_suffix(".part")
     with part.open("wb") as file:
         torch.save(state(job), file)
@@ -115,7 +117,10 @@ def read_checkpoint(job: Job, path: Path) -> None:
     try:
         restore(job, torch.load(path, map_location="cpu", weights_only=True))
     except (RuntimeError, KeyError, ValueError, EOFError) as error:
-        raise InterpError(f"{path} does not fit this recipe ({error}); train without resume, or into another folder") from error
+        raise InterpError(
+            f"{path} does not fit this recipe ({error}); "
+            "train without resume, or into another folder"
+        ) from error
 
 
 def _set_rates(job: Job, progress: float) -> None:
@@ -130,11 +135,13 @@ def _set_rates(job: Job, progress: float) -> None:
 
 @torch.no_grad()
 def _update_ema(job: Job) -> None:
-    """Exponential running mean; its half-life is capped at a twentieth of the steps so far (StyleGAN2's ramp)."""
+    """Move the running mean; half-life at most a twentieth of the steps so far (StyleGAN2)."""
     half_life = min(job.ema_half_life, max(1.0, job.step_count * 0.05))
     weight = 1 - 0.5 ** (1 / half_life)
     source = job.nets[job.ema_of]
-    torch._foreach_lerp_(list(job.ema.parameters()), [p.detach() for p in source.parameters()], weight)
+    torch._foreach_lerp_(
+        list(job.ema.parameters()), [p.detach() for p in source.parameters()], weight
+    )
     for mean, value in zip(job.ema.buffers(), source.buffers(), strict=True):
         mean.copy_(value)
 
@@ -149,14 +156,15 @@ def run(
     resume: bool = True,
     on_step: Callable[[int, float, dict[str, float]], None] | None = None,
 ) -> None:
-    """Train until the box is full; a killed run continues from its last checkpoint, bit for bit on a CPU with `steps`.
+    """Train until the box is full; a killed run continues from its last checkpoint, bit for bit.
 
     Args:
         job: what to train.
         images: uint8 [n, 3, 32, 32], on the job's device.
         labels: int64 [n].
         box: when to end.
-        out: folder of `last.pt`, the milestones `at-010.pt`, `at-030.pt`, `at-100.pt` and `log.jsonl`.
+        out: folder of `last.pt`, the milestones `at-010.pt`, `at-030.pt`, `at-100.pt` and
+            `log.jsonl`.
         resume: continue from `last.pt` where it is there.
         on_step: called with (steps done, progress, losses) whenever losses are logged.
     """
@@ -182,7 +190,9 @@ def run(
 
 def _one_step(job: Job, images: Tensor, labels: Tensor, progress: float) -> dict[str, Tensor]:
     _set_rates(job, progress)
-    index = torch.randint(len(images), (job.batch_size,), generator=job.generator, device=images.device)
+    index = torch.randint(
+        len(images), (job.batch_size,), generator=job.generator, device=images.device
+    )
     batch = images[index].float().div_(127.5).sub_(1)
     losses = job.step(job, batch, labels[index], progress)
     job.step_count += 1
@@ -204,7 +214,12 @@ def _log(
     on_step: Callable[[int, float, dict[str, float]], None] | None,
 ) -> None:
     values = {name: round(float(x), 5) for name, x in losses.items()}
-    line = {"step": job.step_count, "seconds": round(job.elapsed, 1), "progress": round(progress, 4), **values}
+    line = {
+        "step": job.step_count,
+        "seconds": round(job.elapsed, 1),
+        "progress": round(progress, 4),
+        **values,
+    }
     with path.open("a") as file:
         file.write(json.dumps(line) + "\n")
     if on_step is not None:

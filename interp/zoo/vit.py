@@ -55,8 +55,8 @@ class Block(nn.Module):
 class ViT(nn.Module):
     """Vision transformer: 64 patches of 4x4 pixels, six blocks, mean over patches, a linear head.
 
-    Hookable modules: `patch` (a convolution, [b, d, 8, 8]), `blocks.<i>` (stream [b, 64, d], row-major patches),
-    `blocks.<i>.attn`, `blocks.<i>.mlp` (branches), `norm`, `head`.
+    Hookable modules: `patch` (a convolution, [b, d, 8, 8]), `blocks.<i>` (stream [b, 64, d],
+    row-major patches), `blocks.<i>.attn`, `blocks.<i>.mlp` (branches), `norm`, `head`.
     """
 
     def __init__(self, n_classes: int, *, width: int = 96, depth: int = 6, heads: int = 4):

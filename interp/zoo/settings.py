@@ -1,0 +1,65 @@
+"""Every hyper-parameter of the zoo's trainings; a network's card repeats its own."""
+
+from typing import Any
+
+# Batch sizes suit one CPU core; `minutes` is the default length of a training.
+RECIPES: dict[str, dict[str, Any]] = {
+    # Edges: L1 of image differences, against the blur of a small VAE. No feature network judges the
+    # reconstruction, so that the zoo's networks share no supervision.
+    "vae": {
+        "batch_size": 24,
+        "lr": 2e-3,
+        "betas": (0.9, 0.99),
+        "weight_decay": 0.0,
+        "decay_from": 0.3,
+        "warmup": 100,
+        "ema_half_life": 200,
+        "mse": 1.0,
+        "l1": 0.5,
+        "edges": 0.5,
+        "kl": 1e-3,
+        "minutes": 10,
+    },
+    # v-prediction with min-SNR weighting, gamma 5 (Hang et al. 2023, arXiv 2303.09556).
+    "ddpm": {
+        "batch_size": 64,
+        "lr": 1.5e-3,
+        "betas": (0.9, 0.99),
+        "weight_decay": 0.0,
+        "decay_from": 0.2,
+        "warmup": 200,
+        "ema_half_life": 500,
+        "null_share": 0.12,
+        "min_snr_gamma": 5.0,
+        "minutes": 85,
+    },
+    # Half of the patches are dropped in the first 70 % of the run, where a step then costs half.
+    "vit": {
+        "batch_size": 64,
+        "lr": 1.5e-3,
+        "betas": (0.9, 0.98),
+        "weight_decay": 0.05,
+        "decay_from": 0.0,
+        "warmup": 100,
+        "ema_half_life": 200,
+        "kept_patches": 32,
+        "full_from": 0.7,
+        "mixup": 0.2,
+        "smoothing": 0.1,
+        "minutes": 14,
+    },
+    # Non-saturating loss, lazy R1 and differentiable augmentation. R1 is small because its gradient
+    # sums over pixels: StyleGAN2-ADA (Karras et al. 2020, arXiv 2006.06676) takes 0.01 at 32 pixels.
+    "gan": {
+        "batch_size": 32,
+        "lr": 2.5e-3,
+        "betas": (0.0, 0.99),
+        "weight_decay": 0.0,
+        "decay_from": 0.7,
+        "warmup": 50,
+        "ema_half_life": 400,
+        "r1": 0.05,
+        "r1_every": 16,
+        "minutes": 60,
+    },
+}
