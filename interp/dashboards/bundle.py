@@ -1,0 +1,254 @@
+"""The static dashboard: one folder that opens from `file://`, with no server and no network."""
+
+import html
+import importlib
+import os
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from interp.dashboards import records
+from interp.dashboards.encode import plain, write_data
+from interp.dashboards.schema import check_features
+from interp.dashboards.shards import SHARD_SIZE, highlights, write_features
+from interp.dashboards.thumbnails import (
+    read_picture,
+    write_generations,
+    write_thumbnails,
+    write_webp,
+)
+from interp.errors import InputError
+
+SCHEMA_VERSION = 1
+_ASSETS = Path(__file__).parent / "assets"
+# Order of the page's classic scripts: each may use what stands before it.
+SCRIPTS = (
+    "core.js",
+    "colors.js",
+    "state.js",
+    "charts.js",
+    "overlay.js",
+    "list.js",
+    "browse.js",
+    "feature.js",
+    "panels.js",
+    "overview.js",
+    "matrix.js",
+    "compare.js",
+    "main.js",
+)
+_MARK = '<meta name="generator" content="interp dashboard">'
+_BUNDLE = "bundle"
+
+
+def build_dashboard(
+    out: str | Path,
+    features: Sequence[Any] = (),
+    stores: Mapping[str, Any] | Iterable[Any] = (),
+    *,
+    alignments: Sequence[Any] = (),
+    evaluations: Mapping[str, Any] | Sequence[Any] | None = None,
+    substitutions: Mapping[str, Any] | Sequence[Any] | None = None,
+    cards: Sequence[Any] = (),
+    title: str = "Features and alignments",
+    notes: Sequence[str] = (),
+    provenance: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write a dashboard to `out/index.html` (data in `out/bundle/`) and return the page's path.
+
+    The same input gives the same bytes. Other files in `out` stay; an earlier dashboard there is
+    replaced, and only once the new one is complete.
+
+    Args:
+        out: folder; made where absent.
+        features: results of `describe`, or the folders they were saved to. One SAE each.
+        stores: the activation stores the features were described on, for their pictures: a mapping
+            from store hash, or the stores (or their paths) in any order.
+        alignments: results of `compare_layers`, or the files they were saved to.
+        evaluations: results of `evaluate`, by SAE digest or in the order of `features`.
+        substitutions: results of `substitute`, likewise.
+        cards: model cards: mappings or records with `name`; `undertrained`, or `undertrained` in
+            `verdict`, marks a model; `samples` may be pixels, uint8 [h, w, 3], or a picture's path.
+        title: heading of the page.
+        notes: sentences shown verbatim on the first page.
+        provenance: what made this, shown as a table (versions, command, seeds ...).
+
+    Raises:
+        InputError: nothing to show, features of a store that is not given, fields of unequal
+            length, or a folder that holds someone else's page.
+    """
+    out = Path(out)
+    loaded = [_load(item, "interp.features", "Features") for item in features]
+    aligned = [_load(item, "interp.alignment", "Alignment") for item in alignments]
+    if not loaded and not aligned:
+        raise InputError("nothing to show: pass at least one Features or one Alignment")
+    for item in loaded:
+        check_features(item)
+    by_hash = _stores(stores)
+    _check_stores(loaded, by_hash)
+    _check_target(out)
+    digests = [str(item.sae["digest"]) for item in loaded]
+    measured = {
+        "evaluation": records.by_digest(evaluations, digests, "evaluations"),
+        "substitution": records.by_digest(substitutions, digests, "substitutions"),
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    building = out / f".{_BUNDLE}-{os.getpid()}"
+    meta = {"schema": SCHEMA_VERSION, "title": title, "notes": list(notes)}
+    meta["provenance"] = plain(provenance or {})
+    try:
+        meta["cards"] = _write_cards(cards, building / "cards")
+        meta["saes"] = _write_saes(loaded, by_hash, measured, building)
+        meta["alignments"] = _write_alignments(aligned, building / "data")
+        _mark_undertrained(meta)
+        write_data(building / "data", "meta", meta)
+        _write_assets(building / "assets")
+        return _publish(building, out, title)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def _load(item: Any, module: str, name: str) -> Any:
+    """Return the record itself, or the one saved at a path."""
+    if not isinstance(item, str | Path):
+        return item
+    return getattr(importlib.import_module(module), name).load(item)
+
+
+def _stores(stores: Mapping[str, Any] | Iterable[Any]) -> dict[str, Any]:
+    items = stores.values() if isinstance(stores, Mapping) else stores
+    opened = [_open(item) for item in items]
+    return {store.hash: store for store in opened}
+
+
+def _open(item: Any) -> Any:
+    if not isinstance(item, str | Path):
+        return item
+    from interp.store.store import open_store
+
+    return open_store(item)
+
+
+def _check_stores(features: Sequence[Any], stores: Mapping[str, Any]) -> None:
+    for item in features:
+        needed = item.store["hash"]
+        if needed not in stores:
+            held = ", ".join(stores) or "none"
+            raise InputError(
+                f"features of {item.point.name} were described on store {needed}; "
+                f"the stores given are: {held}. Pass that store, its pictures are needed"
+            )
+
+
+def _check_target(out: Path) -> None:
+    index = out / "index.html"
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out} is a file; a dashboard needs a folder")
+    if index.exists() and _MARK not in index.read_text("utf-8", errors="replace"):
+        raise InputError(f"{index} is not a dashboard of this library; choose another folder")
+    if (out / _BUNDLE).exists() and not (out / _BUNDLE / "data" / "meta.js").exists():
+        raise InputError(
+            f"{out / _BUNDLE} is not a dashboard of this library; choose another folder"
+        )
+
+
+def _write_saes(
+    features: Sequence[Any], stores: Mapping[str, Any], measured: dict[str, list], folder: Path
+) -> list[dict[str, Any]]:
+    used: dict[str, list[np.ndarray]] = {}
+    for item in features:
+        generation = np.asarray(item.example_generation)
+        shown = generation[(np.asarray(item.example_row) >= 0) & (generation >= 0)]
+        used.setdefault(item.store["hash"], []).append(shown.ravel())
+    for key, parts in used.items():
+        generations = np.unique(np.concatenate(parts)).astype(np.int64)
+        short = short_hash(key)
+        size = write_thumbnails(stores[key], generations, folder / "thumbs" / short)
+        write_generations(stores[key], generations, size, folder / "data" / "store", short)
+    found = []
+    for index, item in enumerate(features):
+        n_shards = write_features(item, index, folder / "data")
+        record = records.sae_record(item) | {"n_shards": n_shards, "shard_size": SHARD_SIZE}
+        record["highlights"] = highlights(item)
+        found.append(record | {name: values[index] for name, values in measured.items()})
+    return found
+
+
+def short_hash(key: str) -> str:
+    """Return the first 12 characters of a store's hash: its name in file names."""
+    return key[:12]
+
+
+def _write_alignments(alignments: Sequence[Any], data: Path) -> list[dict[str, Any]]:
+    for index, alignment in enumerate(alignments):
+        write_data(data, f"alignment{index}", records.alignment_record(alignment))
+    return [
+        {
+            "sample_set": alignment.sample_set,
+            "n": plain(records.read(alignment, "n")),
+            "strongest": records.strongest(alignment),
+        }
+        for alignment in alignments
+    ]
+
+
+def _mark_undertrained(meta: dict[str, Any]) -> None:
+    weak = {card["name"] for card in meta["cards"] if card["undertrained"]}
+    for sae in meta["saes"]:
+        sae["undertrained"] = sae["model"] in weak
+
+
+def _write_cards(cards: Sequence[Any], folder: Path) -> list[dict[str, Any]]:
+    found = []
+    for index, card in enumerate(cards):
+        record = records.card_record(card)
+        samples = records.read(card, "samples")
+        if isinstance(samples, str | Path):
+            samples = read_picture(Path(samples))
+        if samples is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_webp(np.asarray(samples, np.uint8), folder / f"{index}.webp", max_edge=768)
+            record["samples"] = f"cards/{index}.webp"
+        found.append(record)
+    return found
+
+
+def _write_assets(folder: Path) -> None:
+    import plotly
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("app.css", *SCRIPTS):
+        shutil.copyfile(_ASSETS / name, folder / name)
+    plotly_js = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
+    shutil.copyfile(plotly_js, folder / "plotly.min.js")
+
+
+def page(title: str, scripts: str, styles: str) -> str:
+    """Return the one HTML page around the given script and style tags."""
+    template = (_ASSETS / "index.html").read_text("utf-8")
+    # The title comes last: nothing in it can be taken for one of the other places.
+    parts = {"mark": _MARK, "scripts": scripts, "styles": styles, "title": html.escape(title)}
+    for name, value in parts.items():
+        template = template.replace("{{" + name + "}}", value)
+    return template
+
+
+def _publish(building: Path, out: Path, title: str) -> Path:
+    names = [f"{_BUNDLE}/assets/{name}" for name in SCRIPTS]
+    # The start-up data stands before main.js, so that the first view needs no further round.
+    names.insert(-1, f"{_BUNDLE}/data/meta.js")
+    scripts = "\n".join(f'<script src="{name}"></script>' for name in names)
+    styles = f'<link rel="stylesheet" href="{_BUNDLE}/assets/app.css">'
+    target, old = out / _BUNDLE, out / f".{_BUNDLE}-old-{os.getpid()}"
+    if target.exists():
+        target.rename(old)
+    building.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+    index = out / "index.html"
+    draft = out / f".index-{os.getpid()}.html"
+    draft.write_text(page(title, scripts, styles), encoding="utf-8", newline="\n")
+    draft.replace(index)
+    return index
