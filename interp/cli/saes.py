@@ -1,0 +1,123 @@
+"""`interp train`, `evaluate` and `describe`."""
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+from tyro.conf import Positional, arg
+
+import interp
+from interp import Encoding, Generation, TrainConfig
+from interp.cli.show import plain
+
+Flat = arg(name="")
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train a sparse autoencoder on a point of a store; a rerun continues a killed one.
+
+    Example: interp train activations/0123456789ab mid_block.resnets.1 --out runs/mid
+    """
+
+    store: Positional[Path]
+    """The store's folder."""
+    point: Positional[str]
+    """Hook point, as `interp store info` lists them."""
+    out: Path = Path("runs/sae")
+    """Run directory: config.json, log.jsonl, sae/."""
+    config: Annotated[TrainConfig, Flat] = field(default_factory=TrainConfig)
+    fresh: bool = False
+    """Start again instead of continuing what the directory holds."""
+
+    def run(self) -> None:
+        """Print the run directory and the last line of the log."""
+        run = interp.train(
+            interp.open_store(self.store),
+            self.config,
+            point=self.point,
+            out=self.out,
+            resume=not self.fresh,
+        )
+        print(run.path)
+        if run.log:
+            print(json.dumps(run.log[-1]))
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Judge an SAE on rows of images and seeds that it was not trained on, beside baselines.
+
+    Example: interp evaluate runs/mid activations/ba9876543210
+    """
+
+    run_dir: Positional[Path]
+    """Run directory of `interp train`."""
+    store: Positional[Path]
+    """A store with the SAE's point."""
+    allow_train: bool = False
+    """Also judge rows of trained images; the record says so."""
+    substitute: bool = False
+    """Also put the reconstruction into the running model and measure the damage to its images."""
+    n: int = 64
+    """Images of the substitution."""
+    device: str = "cpu"
+    """Device of the model for the substitution."""
+
+    def run(self) -> None:
+        """Print JSON; `evaluation.json` in the run directory keeps it."""
+        sae, store = load_sae(self.run_dir), interp.open_store(self.store)
+        point = sae.provenance["point"]["name"]
+        record = interp.evaluate(sae, store, point, allow_train=self.allow_train).as_dict()
+        if self.substitute:
+            model = _model_of(store, self.device)
+            done = interp.substitute(model, sae, point, _recipe_of(store, self.n))
+            record["substitution"] = plain(done)
+        text = json.dumps(record, indent=1)
+        (self.run_dir / "evaluation.json").write_text(text + "\n")
+        print(text)
+
+
+@dataclass(frozen=True)
+class Describe:
+    """Find out what each latent does: examples with maps, profiles, neighbors, co-activation.
+
+    Example: interp describe runs/mid activations/ba9876543210 --out runs/mid/features
+    """
+
+    run_dir: Positional[Path]
+    """Run directory of `interp train`."""
+    store: Positional[Path]
+    """A store with the SAE's point, best one of held-out images."""
+    out: Path = Path("features")
+    """Folder of the result."""
+    seed: int = 0
+    """Seed of random examples and of the map of directions."""
+
+    def run(self) -> None:
+        """Print the folder."""
+        sae, store = load_sae(self.run_dir), interp.open_store(self.store)
+        point = sae.provenance["point"]["name"]
+        interp.describe(sae, store, point, seed=self.seed).save(self.out)
+        print(self.out)
+
+
+def load_sae(run_dir: Path) -> Any:
+    """Return the finished SAE of a run directory."""
+    folder = run_dir / "sae"
+    return interp.SAE.load(folder if folder.is_dir() else run_dir)
+
+
+def _model_of(store: Any, device: str) -> Any:
+    identity = store.model
+    untrained = {"untrained": True, "seed": identity["seed"]} if identity["untrained"] else {}
+    return interp.load(identity["spec"], device=device, **untrained)
+
+
+def _recipe_of(store: Any, n: int) -> Generation | Encoding:
+    fields = {key: value for key, value in store.recipe.items() if key != "kind"}
+    if store.recipe["kind"] == "generation":
+        return dataclasses.replace(Generation.from_json(json.dumps(fields)), n=n)
+    return dataclasses.replace(Encoding.from_json(json.dumps(fields)), limit=n)

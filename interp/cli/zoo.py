@@ -1,0 +1,68 @@
+"""`interp zoo`: the models in the box."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from interp.cli.show import plain, print_table
+
+
+@dataclass(frozen=True)
+class ZooList:
+    """List the models in the box with their quality and training."""
+
+    def run(self) -> None:
+        """Print one line per model."""
+        from interp.zoo import MODELS, card
+
+        rows = [("name", "parameters", "steps", "status")]
+        for name in MODELS:
+            one = card(name)
+            status = one.warning.partition(": ")[2] or "good"
+            numbers = str(one.net["parameters"]), str(one.training["steps"])
+            rows.append((one.name, *numbers, status))
+        print_table(rows)
+
+
+@dataclass(frozen=True)
+class ZooCard:
+    """Print a model's card: data, recipe, training, quality."""
+
+    name: Positional[str]
+    """gan, vae, ddpm, vit, or with a seed: gan/1."""
+
+    def run(self) -> None:
+        """Print JSON."""
+        from interp.zoo import card
+
+        print(json.dumps(plain(card(self.name)), indent=1))
+
+
+@dataclass(frozen=True)
+class ZooTrain:
+    """Train a model of the zoo; a rerun continues a killed one.
+
+    Example: interp zoo train gan --seed 1 --minutes 60 --out checkpoints
+    """
+
+    name: Positional[str]
+    """gan, vae, ddpm or vit."""
+    out: Path = Path("checkpoints")
+    """Folder of checkpoints and of the finished weights and card."""
+    seed: int = 0
+    """Seed of weights, order and noise; part of the model's name."""
+    steps: int | None = None
+    """Steps; with none given, minutes decide."""
+    minutes: float | None = None
+    """Time to train; the learning rate is planned for it."""
+    device: str = "cpu"
+    """cpu, cuda ..."""
+
+    def run(self) -> None:
+        """Print where the weights are."""
+        from interp.zoo import train_zoo
+
+        chosen = {"steps": self.steps, "minutes": self.minutes, "device": self.device}
+        print(train_zoo(self.name, out=self.out, seed=self.seed, **chosen))

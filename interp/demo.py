@@ -1,0 +1,380 @@
+"""The whole job on the models in the box, through the public API only: `interp demo`."""
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import interp
+from interp.errors import InputError
+
+SCOPE = (
+    "Results from the zoo hold for these small networks on 32-pixel glyphs. They show that the "
+    "instrument tells known answers apart; they neither confirm nor refute Schaerf (2025) or the "
+    "Platonic Representation Hypothesis. Networks here share training images, and some share "
+    "labels or captions, so alignment among them may come from that."
+)
+MODELS = ("gan", "vae", "ddpm", "vit")
+# Mostly signal, as much signal as noise, mostly noise.
+NOISE_LEVELS = (2.0, 0.0, -2.0)
+# Seeds of fresh GAN samples: training and judgement never share one.
+TRAIN_SEED, JUDGE_SEED = 1_000_000, 2_000_000
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """Run the whole job on the models in the box and write a page to open."""
+
+    out: Path = Path("demo")
+    """Folder of the result; a rerun continues what is there."""
+    quick: bool = False
+    """Smaller samples and shorter training: under a minute, numbers too rough to quote."""
+    seed: int = 0
+    """Seed of training, noise, permutations and examples."""
+    device: str = "cpu"
+    """Device of the models: cpu, cuda, cuda:0 ..."""
+    threads: int = 2
+    """CPU threads; equal numbers give equal results on one machine."""
+
+    def __post_init__(self) -> None:
+        if self.threads < 1 or self.seed < 0:
+            raise InputError(f"threads {self.threads} and seed {self.seed}: at least 1 and 0")
+
+
+@dataclass(frozen=True)
+class _Size:
+    samples: int
+    train_samples: int
+    train_images: int
+    images: int
+    steps: int
+    n_latents: int
+    permutations: int
+    substitutions: int
+    measures: tuple[str, ...]
+
+
+# Enough rows for the SAEs to settle and for intervals that tell layers apart, within the budget.
+_FULL = _Size(512, 4096, 2048, 512, 1200, 512, 500, 64, ("cka", "mutual_knn", "procrustes"))
+_QUICK = _Size(96, 384, 256, 128, 150, 128, 200, 12, ("cka",))
+
+
+@dataclass(frozen=True)
+class _Target:
+    """One SAE: what it reads, and the recipes whose rows train and judge it."""
+
+    label: str
+    model: str
+    point: str
+    k: int
+    train: Any
+    judge: Any
+
+
+@dataclass
+class _Job:
+    config: DemoConfig
+    size: _Size
+    say: Callable[[str], None]
+    models: dict[str, Any] = field(default_factory=dict)
+    twins: dict[str, Any] = field(default_factory=dict)
+    stores: dict[str, Any] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, label: str) -> Iterator[None]:
+        """Time one stage and say so."""
+        start = time.perf_counter()
+        yield
+        self.seconds[label] = time.perf_counter() - start
+        self.say(f"{self.seconds[label]:7.1f} s  {label}")
+
+
+@dataclass(frozen=True)
+class _Result:
+    target: _Target
+    features: Any
+    evaluation: Any
+    substitution: Any
+
+
+def demo(config: DemoConfig | None = None, *, say: Callable[[str], None] = print) -> Path:
+    """Capture, train, evaluate, describe and compare on the models in the box.
+
+    Args:
+        config: where to write and how much; None takes the defaults.
+        say: takes each line of the report.
+
+    Returns:
+        The page to open, `out/index.html`; `out/results.json` holds the numbers and is equal from
+        run to run on one machine with one thread count.
+
+    Raises:
+        InterpError: a model is missing, or the disk cannot hold the captures.
+    """
+    import torch
+
+    config = config or DemoConfig()
+    before = torch.get_num_threads()
+    torch.set_num_threads(config.threads)
+    try:
+        return _demo(_Job(config, _QUICK if config.quick else _FULL, say))
+    finally:
+        torch.set_num_threads(before)
+
+
+def _demo(job: _Job) -> Path:
+    job.config.out.mkdir(parents=True, exist_ok=True)
+    with job.stage("load four models and their untrained twins"):
+        _load(job)
+    with job.stage("capture the GAN: entries and maps of fresh samples"):
+        _capture_gan(job)
+    with job.stage("capture VAE, U-Net and encoder on held-out glyphs"):
+        _capture_glyphs(job)
+    results = []
+    for target in _targets(job):
+        with job.stage(f"SAE on {target.label}: capture, train, evaluate, substitute, describe"):
+            results.append(_sae(job, target))
+    with job.stage("compare layers across models, beside twins and pixels"):
+        alignments = _compare(job)
+    with job.stage("write the page"):
+        page = _page(job, results, alignments)
+    _write_results(job, results, alignments)
+    for line in _closing(results, alignments):
+        job.say(line)
+    job.say(f"\n{SCOPE}\n\n{sum(job.seconds.values()):.0f} s in all. Open {page}")
+    return page
+
+
+def _load(job: _Job) -> None:
+    for name in MODELS:
+        where = {"device": job.config.device}
+        job.models[name] = interp.load(f"zoo:{name}", **where)
+        job.twins[name] = interp.load(f"zoo:{name}", untrained=True, seed=1, **where)
+
+
+def _blocks(model: Any) -> list[str]:
+    """Block outputs in order of execution, without branches, differences and ports."""
+    return [
+        name
+        for name, point in model.points.items()
+        if point.kind == "resid" and point.stream == "image" and not name.endswith(":main")
+    ]
+
+
+def _capture(job: _Job, key: str, model: Any, points: Sequence[str], recipe: Any, **more: Any):
+    more.setdefault("rows", interp.Rows(positions="mean"))
+    out = job.config.out / "activations"
+    job.stores[key] = interp.capture(model, points, recipe, out=out, progress=False, **more)
+    return job.stores[key]
+
+
+def _pair(job: _Job, name: str) -> list[tuple[str, Any]]:
+    return [(name, job.models[name]), (f"{name} twin", job.twins[name])]
+
+
+def _capture_gan(job: _Job) -> None:
+    recipe = interp.Generation(n=job.size.samples, seed=JUDGE_SEED, batch_size=64)
+    for key, model in _pair(job, "gan"):
+        _capture(job, key, model, ["z", "w", *_blocks(model)], recipe)
+    seen = interp.Encoding(images=str(job.stores["gan"].path))
+    for key, model in _pair(job, "vit"):
+        _capture(job, f"{key} on samples", model, _blocks(model), seen)
+
+
+def _capture_glyphs(job: _Job) -> None:
+    from interp.zoo import load_images
+
+    images = load_images("glyphs", split="heldout", limit=job.size.images, seed=job.config.seed)
+    for name in ("vit", "vae"):
+        for key, model in _pair(job, name):
+            points = [*_blocks(model), *(["code"] if name == "vae" else [])]
+            _capture(job, key, model, points, interp.Encoding(), images=images)
+    for i, (key, model) in enumerate(_pair(job, "ddpm")):
+        # A twin has noise of its own: two networks that are shown the same noise align through it.
+        recipe = interp.Encoding(seed=job.config.seed + i, log_snr=NOISE_LEVELS, draws=2)
+        _capture(job, key, model, _blocks(model), recipe, images=images)
+
+
+def _targets(job: _Job) -> list[_Target]:
+    size, seed = job.size, job.config.seed
+    gan = [
+        interp.Generation(n=n, seed=first, batch_size=64)
+        for n, first in ((size.train_samples, TRAIN_SEED), (size.samples, JUDGE_SEED))
+    ]
+    vae, ddpm = (
+        [
+            interp.Encoding(f"glyphs/{split}", limit=limit, seed=seed, log_snr=levels)
+            for split, limit in (("train", size.train_images), ("heldout", size.images))
+        ]
+        for levels in ((), NOISE_LEVELS)
+    )
+    return [
+        _Target("GAN latent w", "gan", "w", 8, *gan),
+        _Target("a GAN map, 8 x 8", "gan", "layers.2", 12, *gan),
+        _Target("a VAE decoder block, 8 x 8", "vae", "decoder.mid_block.resnets.1", 12, *vae),
+        _Target("a U-Net block, 8 x 8", "ddpm", "up_blocks.1.attentions.1", 12, *ddpm),
+    ]
+
+
+def _sae(job: _Job, target: _Target) -> _Result:
+    model, point, size = job.models[target.model], target.point, job.size
+    # One capture serves all SAEs of a model that share a recipe.
+    points = sorted({t.point for t in _targets(job) if t.model == target.model})
+    train, judge = (
+        _capture(job, f"{target.model} {part}", model, points, recipe, rows=interp.Rows())
+        for part, recipe in (("train", target.train), ("judge", target.judge))
+    )
+    config = interp.TrainConfig(
+        n_latents=size.n_latents, k=target.k, steps=size.steps, seed=job.config.seed, held_out=0.0
+    )
+    folder = job.config.out / "saes" / f"{target.model}.{point}"
+    sae = interp.train(train, config, point=point, out=folder, progress=False).sae
+    evaluation = interp.evaluate(sae, judge, point, seed=job.config.seed)
+    recipe = dataclasses.replace(target.judge, **_few(target.judge, size.substitutions))
+    substitution = interp.substitute(model, sae, point, recipe)
+    features = interp.describe(sae, judge, point, seed=job.config.seed)
+    features.save(folder / "features")
+    return _Result(target, features, evaluation, substitution)
+
+
+def _few(recipe: Any, n: int) -> dict[str, int]:
+    return {"limit": n} if isinstance(recipe, interp.Encoding) else {"n": n}
+
+
+def _compare(job: _Job) -> list[Any]:
+    size = job.size
+    shared = {"measures": size.measures, "n_permutations": size.permutations}
+    shared |= {"seed": job.config.seed}
+    real = {name: job.stores[name] for name in ("vae", "ddpm", "vit")}
+    twins = {name: job.stores[f"{name} twin"] for name in real}
+    made = {"gan": job.stores["gan"], "vit": job.stores["vit on samples"]}
+    made_twins = {"gan": job.stores["gan twin"], "vit": job.stores["vit twin on samples"]}
+    alignments = [
+        interp.compare_layers(real, twins=twins, **shared),
+        interp.compare_layers(made, twins=made_twins, **shared),
+    ]
+    for alignment, name in zip(alignments, ("glyphs", "samples"), strict=True):
+        alignment.save(job.config.out / f"alignment-{name}.json")
+    return alignments
+
+
+def _page(job: _Job, results: Sequence[_Result], alignments: Sequence[Any]) -> Path:
+    return interp.build_dashboard(
+        job.config.out,
+        [result.features for result in results],
+        job.stores.values(),
+        alignments=alignments,
+        evaluations=[result.evaluation for result in results],
+        substitutions=[result.substitution for result in results],
+        cards=[_card(name) for name in MODELS],
+        title="What four small generative models and an encoder hold",
+        notes=[SCOPE],
+        provenance=_provenance(job),
+    )
+
+
+def _card(name: str) -> dict[str, Any]:
+    from interp.zoo import card
+
+    record = card(name)
+    undertrained = record.verdict is not None and record.verdict.undertrained
+    return {**_plain(record), "undertrained": undertrained, "warning": record.warning}
+
+
+def _provenance(job: _Job) -> dict[str, Any]:
+    quick = " --quick" if job.config.quick else ""
+    identity = job.models["vit"].identity()
+    return {
+        "command": f"interp demo{quick} --seed {job.config.seed}",
+        "interp": interp.__version__,
+        **identity["versions"],
+        "threads": job.config.threads,
+        "device": job.config.device,
+        **{f"weights of zoo:{n}": m.identity()["weights_sha256"] for n, m in job.models.items()},
+    }
+
+
+def _write_results(job: _Job, results: Sequence[_Result], alignments: Sequence[Any]) -> None:
+    values = {
+        "scope": SCOPE,
+        "provenance": _provenance(job),
+        "saes": [
+            {
+                "label": result.target.label,
+                "evaluation": _plain(result.evaluation),
+                "substitution": _plain(result.substitution),
+            }
+            for result in results
+        ],
+        "alignments": [
+            {
+                "sample_set": alignment.sample_set,
+                "n": alignment.n,
+                "families": [_plain(family) for family in alignment.families],
+                "strongest": _strongest(alignment),
+            }
+            for alignment in alignments
+        ],
+    }
+    out = job.config.out
+    (out / "results.json").write_text(json.dumps(values, indent=1, sort_keys=True) + "\n")
+    seconds = {name: round(value, 2) for name, value in job.seconds.items()}
+    (out / "seconds.json").write_text(json.dumps(seconds, indent=1) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    """JSON values of a record, floats to 9 digits."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = dataclasses.asdict(value)
+    elif hasattr(value, "_asdict"):
+        value = value._asdict()
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return float(f"{value:.9g}") if isinstance(value, float) else value
+
+
+def _strongest(alignment: Any) -> list[dict[str, Any]]:
+    """The strongest cell of each model pair and measure, as flat rows."""
+    wanted = {(*family.best, family.measure) for family in alignment.families}
+    names = [layer.name for layer in alignment.layers]
+    rows = []
+    for cell in alignment.cells:
+        if (cell.i, cell.j, cell.comparison.measure) in wanted:
+            row = {"a": names[cell.i], "b": names[cell.j], **_plain(cell.comparison)}
+            for key in ("twin_value", "difference", "difference_low", "difference_high"):
+                row[key] = _plain(getattr(cell, key))
+            rows.append(row)
+    return rows
+
+
+def _closing(results: Sequence[_Result], alignments: Sequence[Any]) -> Iterator[str]:
+    yield f"\n{'SAE on':<42}{'FVU':>7}{'L0':>7}{'dead %':>8}{'damage':>8}"
+    for result in results:
+        name = f"{result.target.model} {result.target.point}"
+        e = result.evaluation
+        yield (
+            f"{name:<42}{e.fvu:7.3f}{e.l0:7.1f}{100 * e.dead:8.1f}{result.substitution.damage:8.3f}"
+        )
+    yield f"\n{'strongest alignment (debiased CKA)':<56}{'value':>7}{'null':>7}{'p':>8}{'twin':>7}"
+    for alignment in alignments:
+        for row in _strongest(alignment):
+            if row["measure"] == "cka":
+                p = "-" if row["p"] is None else f"{row['p']:.4f}"
+                twin = "-" if row["twin_value"] is None else f"{row['twin_value']:.3f}"
+                pair = f"{row['a']} ~ {row['b']}"
+                yield f"{pair:<56}{row['value']:7.3f}{row['null_mean']:7.3f}{p:>8}{twin:>7}"
+    yield from _undertrained()
+
+
+def _undertrained() -> Iterator[str]:
+    from interp.zoo import card
+
+    warnings = [card(name).warning for name in MODELS]
+    yield from (f"\n{line}" for line in warnings if line)
