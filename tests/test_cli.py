@@ -1,0 +1,126 @@
+"""The command line: every command explains itself, bad input is one line, runs can be repeated."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from interp.cli import COMMANDS, main
+from interp.store import open_store, write_store
+
+
+def _paths() -> list[tuple[str, ...]]:
+    found = []
+    for name, entry in COMMANDS.items():
+        inner = entry[1] if isinstance(entry, tuple) else {}
+        found += [(name,), *((name, sub) for sub in inner)]
+    return found
+
+
+@pytest.mark.parametrize("path", _paths(), ids=" ".join)
+def test_every_command_explains_itself(
+    path: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as done:
+        main([*path, "--help"])
+    text = capsys.readouterr().out
+    assert done.value.code == 0
+    assert f"usage: interp {' '.join(path)}" in text
+    # Every option says what it is.
+    assert "--" in text or len(path) == 1
+
+
+@pytest.fixture
+def store(tmp_path: Path):
+    rng = torch.Generator().manual_seed(0)
+    rows = torch.randn(40, 1, 4, 6, generator=rng)
+    ids = [f"image{i}" for i in range(40)]
+    images = np.zeros((40, 4, 4, 3), np.uint8)
+    return write_store(
+        tmp_path / "stores",
+        {"mid": rows},
+        generations={"image_id": ids, "split": ["train"] * 30 + ["heldout"] * 10},
+        images=torch.from_numpy(images),
+    )
+
+
+def test_bad_input_is_one_line_and_status_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["store", "info", str(tmp_path)]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("interp: ")
+    assert "is not an activation store" in said.err
+    assert said.err.count("\n") == 1
+
+
+def test_info_and_verify_read_a_store(store, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["store", "info", str(store.path)]) == 0
+    assert json.loads(capsys.readouterr().out)["points"]["mid"]["rows"] == 160
+    assert main(["store", "verify", str(store.path)]) == 0
+    assert capsys.readouterr().out == "sound\n"
+
+
+def test_verify_reports_a_flipped_bit_with_status_1(
+    store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = next(store.path.glob("points/**/*.safetensors"))
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    assert main(["store", "verify", str(store.path)]) == 1
+    assert "1 problems" in capsys.readouterr().out
+
+
+def test_train_repeats_a_run_from_its_config(store, tmp_path: Path) -> None:
+    first, second = tmp_path / "a", tmp_path / "b"
+    options = ["--n-latents", "12", "--k", "2", "--steps", "5", "--batch-size", "16"]
+    assert main(["train", str(store.path), "mid", "--out", str(first), *options]) == 0
+    again = ["train", str(store.path), "--config", str(first), "--out", str(second)]
+    assert main(again) == 0
+    name = "sae/sae.safetensors"
+    assert (first / name).read_bytes() == (second / name).read_bytes()
+
+
+def test_config_of_neither_store_nor_run_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", "--config", str(tmp_path)]) == 2
+    assert "neither a store nor a training run" in capsys.readouterr().err
+
+
+def test_rm_deletes_stores_alone(
+    store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "photos"
+    other.mkdir()
+    (other / "one.png").write_bytes(b"x")
+    assert main(["store", "rm", str(other)]) == 2
+    assert (other / "one.png").exists()
+    assert main(["store", "rm", str(store.path)]) == 0
+    assert not store.path.exists()
+
+
+@pytest.mark.slow
+def test_capture_repeats_a_store_from_its_own_manifest(tmp_path: Path) -> None:
+    first, second = tmp_path / "a", tmp_path / "b"
+    make = ["capture", "generate", "zoo:gan", "--n", "3", "--points", "w", "layers.0"]
+    assert main([*make, "--out", str(first)]) == 0
+    (path,) = first.iterdir()
+    again = ["capture", "generate", "zoo:gan", "--config", str(path), "--out", str(second)]
+    assert main(again) == 0
+    (copy,) = second.iterdir()
+    assert copy.name == path.name
+    one, two = open_store(path), open_store(copy)
+    assert all(torch.equal(one.rows(p), two.rows(p)) for p in one.points)
+
+
+@pytest.mark.slow
+def test_points_lists_names_widths_and_grids(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["points", "zoo:gan"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["name", "stream", "kind", "width", "grid", "depth"]
+    assert any(line.split()[:5] == ["layers.0", "image", "resid", "128", "4x4"] for line in lines)
