@@ -1,6 +1,7 @@
 """The style that a machine can hold: sizes, nesting, docstrings, no prints, no global draws."""
 
 import ast
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,7 @@ def _id(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
+@functools.cache
 def _tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text())
 
@@ -120,11 +122,11 @@ def test_what_is_public_has_a_docstring(path: Path) -> None:
 
 @pytest.mark.parametrize("path", SOURCES, ids=_id)
 def test_the_library_prints_nothing(path: Path) -> None:
-    tree = _tree(path)
     # A module that also runs as a program may print in its `main`.
-    if "__main__" in ast.unparse(tree):
-        tree.body = [node for node in tree.body if getattr(node, "name", "") != "main"]
-    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    body = _tree(path).body
+    if "__main__" in path.read_text():
+        body = [node for node in body if getattr(node, "name", "") != "main"]
+    calls = [node for top in body for node in ast.walk(top) if isinstance(node, ast.Call)]
     if not _id(path).startswith(PROGRAMS):
         assert not [node.lineno for node in calls if _called(node) in ("print", "pprint")]
 
