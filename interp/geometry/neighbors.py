@@ -1,0 +1,260 @@
+"""Mutual k-nearest neighbors: how much of each image's neighborhood two representations share.
+
+    m = 1 / (n k) sum_i |N_X(i) & N_Y(i)|,   N_X(i) the k rows nearest to row i, itself excluded.
+
+Huh et al. (2024, app. A) take the nearest by cosine; the default here is the Euclidean distance,
+which is also translation-invariant and under which leaving rows out never moves the others, so that
+the jackknife is exact. `metric="cosine"` gives theirs. k is a fraction of n: at fixed k the overlap
+falls as n grows.
+
+Under a uniformly random pairing the mean is exactly k / (n - 1); the standard deviation follows
+exactly from the in-degrees and the reciprocated edges of the two graphs (Mantel 1967: moments of
+sum_ij A_ij B_p(i)p(j)) and is larger than the hypergeometric one, because hubs are shared.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp.errors import InputError
+from interp.geometry.features import as_rows, center, same_rows
+
+# Huh et al. (2024) use k = 10 of n = 1024.
+FRACTION = 0.01
+# Floats in one slab of distances: 32 MB in float64.
+SLAB = 1 << 22
+# Squared distances below this share of the squared norms are rounding: the rows are equal.
+EQUAL = 1e-13
+# Floats of one lookup table: 256 MB in float32.
+TABLE = 1 << 26
+
+
+def count_neighbors(n: int, fraction: float = FRACTION) -> int:
+    """k = round(fraction * n), at least 1. Raises InputError unless 0 < fraction and k <= n - 2."""
+    k = max(1, round(fraction * n))
+    if not 0 < fraction < 1 or k > n - 2:
+        raise InputError(
+            f"n_neighbors = {fraction} of n = {n} rows gives k = {k}; it is a fraction of n with "
+            f"1 <= k <= n - 2 = {n - 2}, for example {FRACTION}"
+        )
+    return k
+
+
+def nearest(
+    x: Float[Tensor, "n d"],
+    width: int,
+    *,
+    units: np.ndarray | None = None,
+    metric: str = "euclidean",
+) -> Int[Tensor, "n w"]:
+    """Ids of the `width` nearest rows of each row, nearest first, ties by lower id; int32.
+
+    Distances are taken in float64 and compared in float32, so that rows at equal distance tie
+    instead of being ordered by rounding. Cost n^2 d in slabs: never an n x n array.
+
+    units: [n]; rows of the same unit (positions of one image) are not neighbors of each other.
+    metric: "euclidean", or "cosine" about the origin (not translation-invariant).
+    Raises InputError for NaN, n < 4, a constant representation, a zero row under cosine.
+    """
+    rows = _unit_rows(x) if metric == "cosine" else center(x)
+    n = rows.shape[0]
+    own = torch.arange(n) if units is None else torch.as_tensor(units)
+    norms = rows.square().sum(1)
+    ids = torch.arange(n, dtype=torch.int64)
+    out = torch.empty(n, width, dtype=torch.int32)
+    step = max(1, SLAB // n)
+    for start in range(0, n, step):
+        part = slice(start, start + step)
+        both = norms[part, None] + norms[None, :]
+        squared = both - 2 * (rows[part] @ rows.T)
+        squared[squared <= EQUAL * both] = 0
+        squared[own[part, None] == own[None, :]] = torch.inf
+        # Non-negative float32 sort like their bits; the id in the low half breaks ties.
+        keys = (squared.float().view(torch.int32).long() << 32) | ids
+        best = keys.topk(width, dim=1, largest=False, sorted=True).values
+        out[part] = (best & 0xFFFFFFFF).int()
+    return out
+
+
+def _unit_rows(x) -> Tensor:
+    rows = as_rows(x)
+    norms = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    if bool((norms == 0).any()):
+        raise InputError(
+            f"{int((norms == 0).sum())} rows are zero and have no cosine; use euclidean"
+        )
+    return rows / norms
+
+
+def mutual_knn(
+    x: Float[Tensor, "n d"],
+    y: Float[Tensor, "n e"],
+    n_neighbors: float = FRACTION,
+    metric: str = "euclidean",
+) -> float:
+    """Mean share of k nearest neighbors that two representations have in common.
+
+    n_neighbors: k as a fraction of n. Returns a value in [0, 1]; 1 for equal neighborhoods,
+    expectation k / (n - 1) for unrelated ones. Cost n^2 (d + e), memory n k.
+    Raises InputError for NaN, n < 4, a constant representation.
+    Source: Huh et al. 2024, app. A (module docstring for the difference).
+    """
+    n = same_rows(x, y)
+    k = count_neighbors(n, n_neighbors)
+    a, b = (nearest(z, k, metric=metric).tolist() for z in (x, y))
+    return sum(len(set(p) & set(q)) for p, q in zip(a, b, strict=True)) / (n * k)
+
+
+class KNNLayer(NamedTuple):
+    """Neighbor ids of one representation, wider than k so that rows can be left out."""
+
+    x: Tensor  # [n, d] centered
+    ids: Tensor  # [n, w] int32, nearest first, w >= k
+    k: int
+    units: np.ndarray | None
+
+
+def prepare_knn(
+    x: Float[Tensor, "n d"],
+    name: str = "x",
+    *,
+    n_neighbors: float = FRACTION,
+    units: np.ndarray | None = None,
+) -> KNNLayer:
+    """Find each row's neighbors once. Cost n^2 d."""
+    rows = center(x, name)
+    n = rows.shape[0]
+    k = count_neighbors(n, n_neighbors)
+    largest = 1 if units is None else int(np.bincount(units).max())
+    if k > n - largest:
+        raise InputError(f"{name}: k = {k} neighbors, but only {n - largest} rows of other images")
+    # Wide enough that few rows run out of neighbors when a fold is left out.
+    width = min(n - largest, 4 * k + 32)
+    return KNNLayer(rows, nearest(rows, width, units=units), k, units)
+
+
+def knn_values(xs: Sequence[KNNLayer], ys: Sequence[KNNLayer]) -> Float[Tensor, "a b"]:
+    """Overlap of every pair of a first and a second list of layers. Cost n k a b."""
+    n = same_rows(xs[0].ids, ys[0].ids)
+    order = np.arange(n)[None]
+    return knn_permuted(xs, ys, order)[0]
+
+
+def knn_permuted(
+    xs: Sequence[KNNLayer], ys: Sequence[KNNLayer], orders: Int[np.ndarray, "p n"]
+) -> Float[Tensor, "p a b"]:
+    """Overlap of every pair after the rows of the second list are reordered: y[orders[b]].
+
+    Only ids are relabeled: neighbor j of the row now at i stands at inverse(j). Exact. (Ties in
+    distance keep the winners that they had before the reordering.)
+    """
+    n = same_rows(xs[0].ids, ys[0].ids)
+    k = xs[0].k
+    first = torch.stack([p.ids[:, :k] for p in xs]).long()
+    second = torch.stack([q.ids[:, :k] for q in ys]).long()
+    relabeled = [(torch.as_tensor(order), torch.as_tensor(np.argsort(order))) for order in orders]
+    out = torch.zeros(len(orders), len(xs), len(ys), dtype=torch.float64)
+    step = max(1, TABLE // (n * len(xs)))
+    for start in range(0, n, step):
+        part = slice(start, min(n, start + step))
+        table = torch.zeros(min(step, n - start) * n, len(xs))
+        _mark(table, first[:, part], n, 1.0)
+        for b, (order, inverse) in enumerate(relabeled):
+            out[b] += _count(table, inverse[second[:, order[part]]], n).T
+    return out / (n * k)
+
+
+def _mark(table: Tensor, ids: Int[Tensor, "a rows k"], n: int, value: float) -> None:
+    """Set [row * n + neighbor, layer] of a [rows * n, a] table: a line per (row, neighbor)."""
+    a, rows, k = ids.shape
+    cell = torch.arange(rows)[:, None] * n + ids
+    owner = torch.arange(a)[:, None, None].expand(a, rows, k)
+    table[cell.flatten(), owner.flatten()] = value
+
+
+def _count(table: Tensor, ids: Int[Tensor, "b rows k"], n: int) -> Float[Tensor, "b a"]:
+    cells = torch.arange(ids.shape[1])[:, None] * n + ids
+    return torch.nn.functional.embedding_bag(cells.flatten(1), table, mode="sum").double()
+
+
+def knn_deleted(
+    xs: Sequence[KNNLayer], ys: Sequence[KNNLayer], folds: Int[np.ndarray, " n"]
+) -> Float[Tensor, "f a b"]:
+    """Overlap of every pair with fold f left out, for each f; k stays that of the whole sample.
+
+    The neighbors of a kept row are its first k kept ids; a row whose list runs out is searched
+    again, so that the result is exact.
+    """
+    n, k = same_rows(xs[0].ids, ys[0].ids), xs[0].k
+    step = max(1, TABLE // (n * len(xs)))
+    table = torch.zeros(min(step, n) * n, len(xs))
+    out = []
+    for f in range(int(folds.max()) + 1):
+        kept = np.flatnonzero(folds != f)
+        if len(kept) < max(4, k + 2):
+            raise InputError(f"fold {f} leaves {len(kept)} of {n} rows for k = {k}: use more folds")
+        first, second = (
+            torch.stack([_kept_neighbors(p, kept) for p in layers]) for layers in (xs, ys)
+        )
+        counts = torch.zeros(len(xs), len(ys), dtype=torch.float64)
+        for start in range(0, len(kept), step):
+            part = slice(start, start + step)
+            _mark(table, first[:, part], n, 1.0)
+            counts += _count(table, second[:, part], n).T
+            # Wiping the marks is cheaper than a new table.
+            _mark(table, first[:, part], n, 0.0)
+        out.append(counts / (len(kept) * k))
+    return torch.stack(out)
+
+
+def _kept_neighbors(layer: KNNLayer, kept: np.ndarray) -> Int[Tensor, "m k"]:
+    """The k nearest kept rows of each kept row, in the numbering of the whole sample."""
+    ids = layer.ids.numpy()[kept]
+    alive = np.zeros(layer.ids.shape[0], dtype=bool)
+    alive[kept] = True
+    good = alive[ids]
+    reach = np.cumsum(good, axis=1, dtype=np.int32)
+    take = good & (reach <= layer.k)
+    short = np.flatnonzero(reach[:, -1] < layer.k)
+    take[short] = np.arange(ids.shape[1]) < layer.k
+    out = ids[take].reshape(len(kept), layer.k).astype(np.int64)
+    if len(short):
+        units = None if layer.units is None else layer.units[kept]
+        again = nearest(layer.x[kept], layer.k, units=units)[short].numpy()
+        out[short] = kept[again]
+    return torch.from_numpy(out)
+
+
+def knn_moments(
+    xs: Sequence[KNNLayer], ys: Sequence[KNNLayer]
+) -> tuple[Float[Tensor, "a b"], Float[Tensor, "a b"]]:
+    """Exact mean k / (n - 1) and sd over all n! pairings, from each graph's degrees."""
+    n, k = same_rows(xs[0].ids, ys[0].ids), xs[0].k
+    sums_x, sums_y = (torch.stack([_edge_sums(p) for p in layers]) for layers in (xs, ys))
+    ordered = torch.tensor([n * (n - 1), n * (n - 1) * (n - 2), n * (n - 1) * (n - 2) * (n - 3)])
+    counts = ordered.double()[[0, 0, 1, 1, 1, 1, 2]]
+    second = (sums_x / counts) @ sums_y.T
+    mean = torch.full_like(second, k / (n - 1))
+    variance = second / (n * k) ** 2 - mean.square()
+    return mean, variance.clamp(min=0).sqrt()
+
+
+def _edge_sums(layer: KNNLayer) -> Float[Tensor, "7"]:
+    """Sums of A_ij A_kl over the seven ways in which two ordered pairs can share indices."""
+    n, k = layer.ids.shape[0], layer.k
+    ids = layer.ids[:, :k].long()
+    incoming = torch.bincount(ids.flatten(), minlength=n).double()
+    rows = torch.arange(n)[:, None]
+    edges = n * k
+    mutual = float(torch.isin((rows * n + ids).flatten(), (ids * n + rows).flatten()).sum())
+    same_row = float(n * k * k - edges)
+    same_column = float(incoming.square().sum()) - edges
+    chain = k * edges - mutual
+    apart = float(edges) ** 2 - edges - mutual - same_row - same_column - 2 * chain
+    return torch.tensor(
+        [edges, mutual, same_row, same_column, chain, chain, apart], dtype=torch.float64
+    )

@@ -1,0 +1,314 @@
+"""Every measure: identity, declared invariances, errors at the door, fast paths against slow."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from interp.errors import InputError
+from interp.geometry import MEASURES, angular_distance, debiased_cka, get_measure, mutual_knn
+from interp.geometry import procrustes as procrustes_similarity
+from interp.geometry.cka import cka_moments, cka_permuted, cka_values, prepare_cka
+from interp.geometry.neighbors import count_neighbors, knn_moments, nearest, prepare_knn
+from interp.stats import make_folds
+
+NAMES = sorted(MEASURES)
+# n > d, n < d, d = 1, a repeated row, a constant column.
+SHAPES = ["tall", "wide", "narrow", "repeated", "constant_column"]
+
+
+def draw(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def example(kind: str, seed: int = 0) -> torch.Tensor:
+    n, d = {"wide": (20, 50), "narrow": (30, 1)}.get(kind, (40, 6))
+    x = draw(n, d, seed=seed)
+    if kind == "repeated":
+        x[n // 2 :] = x[: n // 2]
+    if kind == "constant_column":
+        x[:, 0] = 3.0
+    return x
+
+
+def related(x: torch.Tensor, seed: int = 1) -> torch.Tensor:
+    return x @ draw(x.shape[1], 7, seed=seed) + draw(x.shape[0], 7, seed=seed + 1)
+
+
+def prepare(name: str, x: torch.Tensor, k: float = 0.1):
+    measure = MEASURES[name]
+    return measure.prepare(x, "x", **({"n_neighbors": k} if measure.uses_neighbors else {}))
+
+
+def value(name: str, x: torch.Tensor, y: torch.Tensor, k: float = 0.1) -> float:
+    measure = MEASURES[name]
+    return float(measure.values([prepare(name, x, k)], [prepare(name, y, k)])[0, 0])
+
+
+def transform(invariance: str, x: torch.Tensor, scale: float) -> torch.Tensor:
+    d = x.shape[1]
+    if invariance == "orthogonal":
+        return x @ torch.linalg.qr(draw(d, d, seed=9))[0]
+    if invariance == "scale":
+        return x * scale
+    if invariance == "translation":
+        return x + scale * draw(d, seed=9)
+    if invariance == "permutation":
+        return x[:, torch.randperm(d, generator=torch.Generator().manual_seed(9))]
+    raise AssertionError(invariance)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("kind", SHAPES)
+def test_a_representation_is_equal_to_itself(name: str, kind: str) -> None:
+    x = example(kind)
+    assert value(name, x, x) == pytest.approx(1, abs=1e-10)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("kind", SHAPES)
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_declared_invariances_hold(name: str, kind: str, scale: float) -> None:
+    x = example(kind)
+    y = related(x)
+    before = value(name, x, y)
+    for invariance in MEASURES[name].invariances:
+        assert value(name, transform(invariance, x, scale), y) == pytest.approx(before, abs=1e-8)
+        assert value(name, x, transform(invariance, y, scale)) == pytest.approx(before, abs=1e-8)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_undeclared_linear_map_changes_the_value(name: str) -> None:
+    x = example("tall")
+    stretched = x * torch.tensor([30.0, 1, 1, 1, 1, 1], dtype=torch.float64)
+    assert "linear" not in MEASURES[name].invariances
+    assert abs(value(name, stretched, x) - 1) > 0.05
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("kind", SHAPES)
+def test_the_fast_path_equals_the_definition(name: str, kind: str) -> None:
+    x = example(kind)
+    y = related(x)
+    more = {"n_neighbors": 0.1} if MEASURES[name].uses_neighbors else {}
+    slow = MEASURES[name].function(x, y, **more)
+    assert value(name, x, y) == pytest.approx(slow, abs=1e-10)
+    assert value(name, y, x) == pytest.approx(slow, abs=1e-10)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("kind", ["tall", "wide", "narrow"])
+@pytest.mark.parametrize("counts", [(2, 3), (3, 2)])
+def test_permuted_pairs_equal_recomputing(name: str, kind: str, counts: tuple[int, int]) -> None:
+    x = example(kind)
+    first = [related(x, seed=s) for s in range(counts[0])]
+    second = [related(x, seed=10 + s) for s in range(counts[1])]
+    rng = np.random.default_rng(0)
+    orders = np.stack([rng.permutation(len(x)) for _ in range(3)])
+    fast = MEASURES[name].permuted(
+        *([prepare(name, z) for z in part] for part in (first, second)), orders
+    )
+    for b, (i, p), (j, q) in itertools.product(range(3), enumerate(first), enumerate(second)):
+        assert float(fast[b, i, j]) == pytest.approx(value(name, p, q[orders[b]]), abs=2e-6)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("kind", ["tall", "wide", "repeated"])
+def test_leaving_a_fold_out_equals_recomputing_without_it(name: str, kind: str) -> None:
+    x = example(kind)
+    first, second = [x, related(x, seed=3)], [related(x), related(x, seed=5), x]
+    folds = make_folds([str(i // 2) for i in range(len(x))], 5)
+    k = count_neighbors(len(x), 0.1)
+    fast = MEASURES[name].deleted(
+        *([prepare(name, z) for z in part] for part in (first, second)), folds
+    )
+    for f, (i, p), (j, q) in itertools.product(range(5), enumerate(first), enumerate(second)):
+        kept = torch.as_tensor(folds != f)
+        slow = value(name, p[kept], q[kept], k / int(kept.sum()))
+        assert float(fast[f, i, j]) == pytest.approx(slow, abs=1e-7)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_same_input_gives_the_same_bits(name: str) -> None:
+    x = example("tall")
+    assert value(name, x, related(x)) == value(name, x, related(x))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_float32_input_gives_the_float64_value(name: str) -> None:
+    x = example("tall")
+    y = related(x)
+    assert value(name, x.float(), y.float()) == pytest.approx(value(name, x, y), abs=1e-6)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_bad_features_are_refused_with_the_numbers(name: str) -> None:
+    x = example("tall")
+    broken = x.clone()
+    broken[5, 2] = torch.nan
+    with pytest.raises(InputError, match=r"1 NaN or infinite values of 240, the first in row 5"):
+        prepare(name, broken)
+    with pytest.raises(InputError, match=r"n = 3 rows; the measures need n >= 4"):
+        prepare(name, x[:3])
+    with pytest.raises(InputError, match=r"constant: all 40 rows are equal"):
+        prepare(name, torch.ones(40, 6) * 0.1)
+    with pytest.raises(InputError, match=r"constant"):
+        prepare(name, torch.zeros(40, 6))
+    with pytest.raises(InputError, match=r"shape \(40,\)"):
+        prepare(name, x[:, 0])
+    with pytest.raises(InputError, match=r"dtype complex64"):
+        MEASURES[name].prepare(np.ones((5, 2), dtype=np.complex64), "x")
+    with pytest.raises(InputError, match=r"x has 40 rows and y has 30"):
+        MEASURES[name].values([prepare(name, x)], [prepare(name, x[:30])])
+
+
+def test_an_unknown_measure_lists_the_known_ones() -> None:
+    with pytest.raises(InputError, match="no measure 'cca'; there are cka, mutual_knn, procrustes"):
+        get_measure("cca")
+
+
+def test_debiased_cka_of_one_odd_row_is_refused() -> None:
+    x = torch.zeros(10, 3)
+    x[4] = 1
+    with pytest.raises(InputError, match="all rows but one are equal"):
+        prepare_cka(x)
+    with pytest.raises(InputError, match="all rows but one are equal"):
+        debiased_cka(x, x)
+
+
+def test_debiased_cka_equals_the_hsic_of_song() -> None:
+    x, y = draw(12, 3), draw(12, 5, seed=1)
+    n, ones = 12, torch.ones(12, dtype=torch.float64)
+
+    def hsic(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        k, el = ((z @ z.T).fill_diagonal_(0) for z in (a, b))
+        sums = (ones @ k @ ones) * (ones @ el @ ones) / ((n - 1) * (n - 2))
+        return (torch.trace(k @ el) + sums - 2 / (n - 2) * (ones @ k @ el @ ones)) / (n * (n - 3))
+
+    expected = hsic(x, y) / (hsic(x, x) * hsic(y, y)).sqrt()
+    assert debiased_cka(x, y) == pytest.approx(float(expected), abs=1e-12)
+
+
+@pytest.mark.parametrize(("n", "d", "e"), [(50, 8, 5), (30, 80, 7), (20, 90, 40)])
+def test_feature_and_gram_routes_agree(n: int, d: int, e: int) -> None:
+    xs = [prepare_cka(draw(n, d, seed=s)) for s in range(2)]
+    ys = [prepare_cka(draw(n, e, seed=10 + s)) for s in range(3)]
+    a, b = (cka_values(xs, ys, route) for route in ("feature", "gram"))
+    assert torch.allclose(a, b, rtol=0, atol=1e-10)
+
+
+def test_permuted_cka_agrees_on_both_routes(monkeypatch: pytest.MonkeyPatch) -> None:
+    xs = [prepare_cka(draw(40, 30, seed=s)) for s in range(3)]
+    ys = [prepare_cka(draw(40, 20, seed=10 + s)) for s in range(2)]
+    orders = np.stack([np.random.default_rng(s).permutation(40) for s in range(4)])
+    by_gram = cka_permuted(xs, ys, orders)
+    monkeypatch.setattr("interp.geometry.cka.MAX_GRAM_BYTES", 0)
+    assert torch.allclose(by_gram, cka_permuted(xs, ys, orders), rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_cka_null_moments_are_exact_over_all_pairings(seed: int) -> None:
+    x, y = draw(6, 2, seed=seed).exp(), draw(6, 9, seed=seed + 5)
+    xs, ys = [prepare_cka(x)], [prepare_cka(y)]
+    orders = np.array(list(itertools.permutations(range(6))))
+    values = cka_permuted(xs, ys, orders).flatten()
+    mean, sd = cka_moments(xs, ys)
+    assert float(mean) == pytest.approx(float(values.mean()), abs=1e-6)
+    assert float(sd) == pytest.approx(float(values.std(correction=0)), abs=1e-6)
+    assert float(sd) == pytest.approx(math.sqrt(2 / (6 * 3)), abs=1e-12)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_knn_null_moments_are_exact_over_all_pairings(k: int) -> None:
+    x, y = draw(6, 2, seed=k), draw(6, 3, seed=k + 5)
+    xs, ys = ([prepare_knn(z, n_neighbors=k / 6)] for z in (x, y))
+    orders = np.array(list(itertools.permutations(range(6))))
+    values = MEASURES["mutual_knn"].permuted(xs, ys, orders).flatten()
+    mean, sd = knn_moments(xs, ys)
+    assert float(mean) == pytest.approx(k / 5, abs=1e-12)
+    assert float(values.mean()) == pytest.approx(k / 5, abs=1e-9)
+    assert float(sd) == pytest.approx(float(values.std(correction=0)), abs=1e-9)
+
+
+def test_independent_gaussians_have_no_debiased_cka() -> None:
+    n, d = 300, 600
+    values = [debiased_cka(draw(n, d, seed=s), draw(n, d, seed=s + 50)) for s in range(6)]
+    # Biased CKA would be d / (n + d) = 0.67 here.
+    assert abs(float(np.mean(values))) < 4 * math.sqrt(2 / (n * (n - 3))) / math.sqrt(6)
+
+
+def test_procrustes_of_independent_gaussians_has_its_known_floor() -> None:
+    n, d = 4000, 100
+    expected = 0.8488 * math.sqrt(d / n)
+    assert procrustes_similarity(draw(n, d), draw(n, d, seed=1)) == pytest.approx(
+        expected, rel=0.02
+    )
+
+
+def test_procrustes_of_one_column_is_the_absolute_correlation() -> None:
+    x, y = draw(30, 1), draw(30, 1, seed=1)
+    r = float(np.corrcoef(x[:, 0], y[:, 0])[0, 1])
+    assert procrustes_similarity(x, y) == pytest.approx(abs(r), abs=1e-12)
+
+
+def test_angular_distance_obeys_the_triangle_inequality() -> None:
+    layers = [draw(30, 5, seed=s) for s in range(6)]
+    for a, b, c in itertools.permutations(layers, 3):
+        ab, bc, ac = (
+            angular_distance(procrustes_similarity(p, q)) for p, q in ((a, b), (b, c), (a, c))
+        )
+        assert ac <= ab + bc + 1e-9
+    assert angular_distance(1 + 1e-12) == 0
+
+
+def test_nearest_breaks_ties_by_the_lower_id() -> None:
+    x = torch.tensor([[0.0], [1.0], [1.0], [1.0], [-1.0], [5.0]])
+    assert nearest(x, 2)[0].tolist() == [1, 2]
+    assert nearest(x, 2)[1].tolist() == [2, 3]
+    assert nearest(x, 4)[0].tolist() == [1, 2, 3, 4]
+
+
+def test_nearest_equals_a_stable_sort_of_distances() -> None:
+    x = draw(30, 4)
+    distances = torch.cdist(x, x).fill_diagonal_(torch.inf)
+    assert torch.equal(nearest(x, 29)[:, :28], distances.argsort(dim=1, stable=True)[:, :28].int())
+
+
+def test_rows_of_one_unit_are_not_neighbors() -> None:
+    units = np.arange(20) // 4
+    ids = nearest(draw(20, 3), 5, units=units)
+    assert not bool((torch.as_tensor(units)[ids.long()] == torch.as_tensor(units)[:, None]).any())
+
+
+def test_cosine_neighbors_ignore_row_norms_but_not_a_shift() -> None:
+    x = draw(40, 5)
+    scaled = x * draw(40, 1, seed=3).exp()
+    assert mutual_knn(x, scaled, 0.1, "cosine") == 1
+    assert mutual_knn(x, scaled, 0.1) < 0.9
+    assert mutual_knn(x, x + 3, 0.1, "cosine") < 0.9
+    with pytest.raises(InputError, match="1 rows are zero"):
+        nearest(torch.cat([x, torch.zeros(1, 5)]), 2, metric="cosine")
+
+
+def test_the_number_of_neighbors_is_a_checked_fraction() -> None:
+    assert count_neighbors(1000) == 10
+    assert count_neighbors(20) == 1
+    for bad in (0, 1.5, 0.99):
+        with pytest.raises(InputError, match=r"it is a fraction of n"):
+            count_neighbors(40, bad)
+
+
+def test_a_fold_that_leaves_too_little_is_refused() -> None:
+    folds = np.array([0] * 38 + [1, 2])
+    x = example("tall")
+    for name in ("cka", "mutual_knn"):
+        with pytest.raises(InputError, match=r"fold 0 leaves 2 of 40 rows"):
+            MEASURES[name].deleted([prepare(name, x)], [prepare(name, x)], folds)
+    alone = torch.zeros(40, 2)
+    alone[0] = 1
+    with pytest.raises(InputError, match=r"without fold 0 a representation is constant"):
+        MEASURES["procrustes"].deleted(
+            [prepare("procrustes", alone)], [prepare("procrustes", x)], folds
+        )
