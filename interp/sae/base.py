@@ -1,0 +1,216 @@
+"""What every sparse autoencoder is: a code, its losses, an abstract class."""
+
+import abc
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+import torch
+from interp_kernels import sparse_decode
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from interp.errors import SAEError
+
+if TYPE_CHECKING:
+    from interp.sae.config import TrainConfig
+
+
+class Code(NamedTuple):
+    """Activations of the latents: sparse when `indices` is given, dense otherwise."""
+
+    values: Tensor
+    """[n, k] beside `indices`, else [n, m]; never negative."""
+    indices: Tensor | None
+    """[n, k] int32 or int64 latents of the values; a slot with value 0 is empty."""
+    n_latents: int
+    """m."""
+
+    def dense(self) -> Float[Tensor, "n m"]:
+        """The same code as a dense [n, m] matrix."""
+        if self.indices is None:
+            return self.values
+        zeros = self.values.new_zeros(self.values.shape[0], self.n_latents)
+        return zeros.scatter_add(1, self.indices.long(), self.values)
+
+    def fired(self) -> Bool[Tensor, " m"]:
+        """[m] bool: latents with a positive value in some row."""
+        if self.indices is None:
+            return (self.values > 0).any(dim=0)
+        fired = torch.zeros(self.n_latents, dtype=torch.bool, device=self.values.device)
+        fired[self.indices[self.values > 0].long()] = True
+        return fired
+
+
+class Losses(NamedTuple):
+    """Terms of one step's loss; `train` adds them as reconstruction + aux_coefficient * aux."""
+
+    reconstruction: Tensor
+    """Mean squared error over the data's variance: the FVU of the batch."""
+    aux: Tensor
+    """The same unit, dead latents on the residual; 0 where none is dead."""
+    code: Code
+    """The code of the batch, for the dead-latent counters."""
+
+
+class SAE(nn.Module, abc.ABC):
+    """A sparse autoencoder that takes raw activations.
+
+    z = (x - mean) / scale,   z_hat = decode of the code of z,   x_hat = mean + scale * z_hat
+
+    `mean` [d] and `scale` [] are buffers, fitted once from the data (`fit`) so that z has mean 0
+    and mean squared length 1, and saved with the weights. `encode` and `decode` are pure.
+
+    Attributes:
+        d_in: d, width of the activations.
+        n_latents: m.
+        provenance: what it was trained on: `point`, `model`, `store`, `recipe`, `split` (JSON
+            values).
+        trained_units: [u] int64 sorted hashes of the images and clusters whose rows it was trained
+            on.
+    """
+
+    variant: ClassVar[str]
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, d_in: int, n_latents: int) -> None:
+        super().__init__()
+        if d_in < 1 or n_latents < 1:
+            raise SAEError(f"d_in and n_latents must be positive, got {d_in} and {n_latents}")
+        self.d_in = d_in
+        self.n_latents = n_latents
+        self.register_buffer("mean", torch.zeros(d_in))
+        self.register_buffer("scale", torch.ones(()))
+        self.provenance: dict[str, Any] = {}
+        self.trained_units = torch.zeros(0, dtype=torch.int64)
+
+    @classmethod
+    @abc.abstractmethod
+    def build(cls, d_in: int, config: "TrainConfig") -> "SAE":
+        """A fresh SAE of width d_in from a training config."""
+
+    @abc.abstractmethod
+    def encode(self, x: Float[Tensor, "n d"]) -> Code:
+        """Code of raw rows [n, d]; each row's code depends on that row alone."""
+
+    @abc.abstractmethod
+    def dictionary(self) -> Float[Tensor, "m d"]:
+        """Decoder directions in normalized units, one row per latent."""
+
+    @abc.abstractmethod
+    def offset(self) -> Float[Tensor, " d"]:
+        """Reconstruction of the empty code, in normalized units."""
+
+    @abc.abstractmethod
+    def loss_terms(self, x: Float[Tensor, "n d"], dead: Bool[Tensor, " m"]) -> Losses:
+        """Losses of raw rows [n, d], given the latents [m] that count as dead."""
+
+    @abc.abstractmethod
+    def before_step(self) -> None:
+        """Constrain the gradients in place, after backward and before the optimizer's step."""
+
+    @abc.abstractmethod
+    def after_step(self) -> None:
+        """Restore the constraints on the weights in place, after the optimizer's step."""
+
+    @abc.abstractmethod
+    def spec(self) -> dict[str, Any]:
+        """Keyword arguments (JSON values) that rebuild the same architecture."""
+
+    def decode_normalized(self, code: Code) -> Float[Tensor, "n d"]:
+        """Reconstruction z_hat of a code, in normalized units."""
+        if code.n_latents != self.n_latents:
+            raise SAEError(f"code has {code.n_latents} latents, the SAE {self.n_latents}")
+        if code.indices is None:
+            return code.values @ self.dictionary() + self.offset()
+        return sparse_decode(code.values, code.indices, self.dictionary()) + self.offset()
+
+    def decode(self, code: Code) -> Float[Tensor, "n d"]:
+        """Reconstruction x_hat of a code, in raw units."""
+        return self.decode_normalized(code) * self.scale + self.mean
+
+    def forward(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        """Reconstruct raw rows: decode(encode(x))."""
+        return self.decode(self.encode(x))
+
+    def normalize(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        """Rows in normalized units: (x - mean) / scale, in the dtype of the weights.
+
+        Raises:
+            SAEError: x is not [n, d_in].
+        """
+        if x.ndim != 2 or x.shape[1] != self.d_in:
+            raise SAEError(
+                f"activations of shape {tuple(x.shape)} do not fit d_in {self.d_in}"
+                f"{self._where()}; pass rows [n, {self.d_in}] of the point that it was trained on"
+            )
+        return (x.to(self.mean.dtype) - self.mean) / self.scale
+
+    def fit(self, mean: Float[Tensor, " d"], variance: Float[Tensor, " d"]) -> None:
+        """Set the buffers from the data's moments: scale = sqrt(sum of variances).
+
+        Args:
+            mean: [d] float64.
+            variance: [d] float64.
+
+        Raises:
+            SAEError: wrong width, a value that is not finite, or data without any variance.
+        """
+        if tuple(mean.shape) != (self.d_in,) or tuple(variance.shape) != (self.d_in,):
+            raise SAEError(
+                f"statistics of shape {tuple(mean.shape)} and {tuple(variance.shape)} "
+                f"do not fit d_in {self.d_in}"
+            )
+        scale = variance.double().sum().sqrt()
+        if not (bool(torch.isfinite(mean).all()) and bool(torch.isfinite(scale))):
+            raise SAEError(
+                "the statistics of the activations are not finite: run the store's verify"
+            )
+        if float(scale) == 0.0:
+            raise SAEError(
+                "the activations are constant (variance 0): there is nothing to decompose"
+            )
+        self.mean.copy_(mean)
+        self.scale.copy_(scale)
+
+    def save(self, directory: str | Path) -> Path:
+        """Write `config.json` and `sae.safetensors` into a directory, and return it."""
+        from interp.sae.files import save_sae
+
+        return save_sae(self, Path(directory))
+
+    @staticmethod
+    def load(directory: str | Path) -> "SAE":
+        """Read an SAE of any variant from a directory that `save` wrote.
+
+        Raises:
+            SAEError: files are missing, truncated, altered or of another format.
+        """
+        from interp.sae.files import load_sae
+
+        return load_sae(Path(directory))
+
+    @property
+    def digest(self) -> str:
+        """16 hex digits of the sha256 of architecture and weights."""
+        from interp.sae.files import digest_of
+
+        return digest_of(self)
+
+    @property
+    def point(self) -> dict[str, Any] | None:
+        """The hook point that it was trained on, as a dict, or None."""
+        return self.provenance.get("point")
+
+    @property
+    def model_hash(self) -> str:
+        """Hash of the weights of the model that it was trained on, or ''."""
+        return str((self.provenance.get("model") or {}).get("weights_sha256", ""))
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """The training configuration, or {}."""
+        return self.provenance.get("recipe") or {}
+
+    def _where(self) -> str:
+        return f" of the SAE trained on {self.point['name']!r}" if self.point else ""

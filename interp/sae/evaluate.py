@@ -1,0 +1,245 @@
+"""How well an SAE explains rows that it has never seen, beside honest baselines."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from interp.errors import SAEError
+from interp.sae.base import SAE
+from interp.sae.baselines import Baseline, random_dictionary, sparse_pca
+from interp.sae.match import check_match
+from interp.sae.split import seen_generations
+from interp.store import ActivationStore
+
+_CHUNK = 8192
+# Baselines judge this many rows and fit on twice as many: FVU to about 1 %.
+_SAMPLE = 2048
+
+
+@dataclass(frozen=True)
+class CallQuality:
+    """Quality at one denoiser call or noise level; the only one for models without calls."""
+
+    call: int
+    t: float | None
+    log_snr: float | None
+    n_rows: int
+    fvu: float
+    """Against the variance within this call."""
+    l0: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Quality of an SAE on rows of one point."""
+
+    point: str
+    n_rows: int
+    n_generations: int
+    fvu: float
+    """sum ||x - x_hat||^2 / sum ||x - mean||^2, float64."""
+    l0: float
+    """Mean number of positive latents per row."""
+    dead: float
+    """Share of latents that fired on none of the rows."""
+    severity: float
+    """||mean|| / ||std|| of the raw rows; large ones kill uncentered latents (arXiv 2605.31518)."""
+    per_call: tuple[CallQuality, ...]
+    baselines: tuple[Baseline, ...]
+    """FVU of other codes with the same k, and of the SAE itself, on one sample of the rows."""
+    sae: str
+    """Digest."""
+    store: str
+    """Hash."""
+    trained_rows: bool
+    """Whether rows of trained images were let in (`allow_train`)."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """All fields as JSON values."""
+        return dataclasses.asdict(self)
+
+
+def evaluate(
+    sae: SAE,
+    store: ActivationStore,
+    point: str,
+    *,
+    rows: np.ndarray | None = None,
+    allow_train: bool = False,
+    baselines: bool = True,
+    seed: int = 0,
+) -> Evaluation:
+    """Measure an SAE on rows whose images and clusters produced none of its training rows.
+
+    Args:
+        sae: trained on this point.
+        store: any store of the same model; its rows are read once, in order.
+        point: name of the hook point.
+        rows: bool mask or row ids to judge; default: every row that `allow_train` permits.
+        allow_train: let rows of trained images in; the record says so.
+        baselines: also compute k-sparse PCA and a random dictionary, see `interp.sae.baselines`.
+        seed: of the baselines' samples and dictionary.
+
+    Returns:
+        The record.
+
+    Raises:
+        SAEError: the SAE does not belong to the point or model, or rows of trained images were
+            asked for.
+        PointError: the store has no such point.
+    """
+    check_match(
+        sae, store.points[point] if point in store.points else store.entries(point), store.model
+    )
+    mask, generation = _judged_rows(sae, store, point, rows, allow_train)
+    call = store.coords(point, columns=["call", "t", "log_snr"])
+    sums = _Sums(sae, int(call["call"].max()) + 1)
+    with torch.no_grad():
+        for ids, x in store.chunks(point, _CHUNK):
+            kept = mask[ids]
+            if kept.any():
+                sums.add(x[torch.from_numpy(kept)], call["call"][ids[kept]])
+    compared = _baselines(sae, store, point, mask, seed) if baselines else ()
+    return Evaluation(
+        point=point,
+        n_rows=int(mask.sum()),
+        n_generations=len(np.unique(generation[mask])),
+        fvu=sums.fvu(),
+        l0=float(sums.l0.sum() / sums.count.sum()),
+        dead=float((~sums.fired).double().mean()),
+        severity=sums.severity(),
+        per_call=sums.table(call, mask),
+        baselines=compared,
+        sae=sae.digest,
+        store=store.hash,
+        trained_rows=allow_train,
+    )
+
+
+def _judged_rows(
+    sae: SAE, store: ActivationStore, point: str, rows: np.ndarray | None, allow_train: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mask [n] of the rows to judge, and the generation [n] of every row."""
+    generation = store.coords(point, columns=["generation"])["generation"]
+    table = store.generations
+    seen = seen_generations(table, sae.trained_units)
+    trained = seen[np.searchsorted(table["generation"], generation)]
+    mask = np.ones(len(generation), dtype=bool)
+    if rows is not None:
+        mask = np.zeros(len(generation), dtype=bool)
+        mask[np.asarray(rows)] = True
+    if rows is None and not allow_train:
+        mask &= ~trained
+    overlap = int((mask & trained).sum())
+    if overlap and not allow_train:
+        raise SAEError(
+            f"{overlap} of {int(mask.sum())} rows come from images or clusters that the SAE was "
+            "trained on; leave them out of rows=, or pass allow_train=True to judge them too"
+        )
+    if not mask.any():
+        raise SAEError(
+            f"no row to judge: the images of all {len(mask)} rows were trained on; capture others, "
+            "train with held_out > 0, or pass allow_train=True"
+        )
+    return mask, generation
+
+
+class _Sums:
+    """Float64 sums per call, about the SAE's own mean so that large means cost no digits."""
+
+    def __init__(self, sae: SAE, n_calls: int) -> None:
+        self.sae = sae
+        self.shift = sae.mean.double()
+        self.count = torch.zeros(n_calls, dtype=torch.float64)
+        self.l0, self.error, self.square = (torch.zeros_like(self.count) for _ in range(3))
+        self.total = torch.zeros(n_calls, sae.d_in, dtype=torch.float64)
+        self.moment = torch.zeros(sae.d_in, dtype=torch.float64)
+        self.fired = torch.zeros(sae.n_latents, dtype=torch.bool)
+
+    def add(self, x: Tensor, call: np.ndarray) -> None:
+        code = self.sae.encode(x)
+        error = (x.double() - self.sae.decode(code).double()).square().sum(dim=1)
+        if not bool(torch.isfinite(error.sum())):
+            raise SAEError(
+                f"{self.sae._where()} the rows hold NaN or infinity: run the store's verify"
+            )
+        deviation = x.double() - self.shift
+        index = torch.from_numpy(call).long()
+        self.count.index_add_(0, index, torch.ones_like(error))
+        self.l0.index_add_(0, index, (code.values > 0).sum(dim=1).double())
+        self.error.index_add_(0, index, error)
+        self.square.index_add_(0, index, deviation.square().sum(dim=1))
+        self.total.index_add_(0, index, deviation)
+        self.moment += deviation.square().sum(dim=0)
+        self.fired |= code.fired()
+
+    def fvu(self) -> float:
+        n = self.count.sum()
+        return _ratio(
+            self.error.sum(), self.square.sum() - self.total.sum(dim=0).square().sum() / n
+        )
+
+    def severity(self) -> float:
+        n = self.count.sum()
+        mean = self.total.sum(dim=0) / n
+        variance = (self.moment / n - mean.square()).sum()
+        return _ratio((mean + self.shift).norm(), variance.sqrt())
+
+    def table(self, call: dict[str, np.ndarray], mask: np.ndarray) -> tuple[CallQuality, ...]:
+        rows = []
+        for number in self.count.nonzero().flatten().tolist():
+            first = int(np.flatnonzero(mask & (call["call"] == number))[0])
+            n = self.count[number]
+            spread = self.square[number] - self.total[number].square().sum() / n
+            rows.append(
+                CallQuality(
+                    call=number,
+                    t=_number(call["t"][first]),
+                    log_snr=_number(call["log_snr"][first]),
+                    n_rows=int(n),
+                    fvu=_ratio(self.error[number], spread),
+                    l0=float(self.l0[number] / n),
+                )
+            )
+        return tuple(rows)
+
+
+def _ratio(top: Tensor, bottom: Tensor) -> float:
+    """top / bottom; NaN where the denominator is 0 (constant rows)."""
+    return float(top / bottom) if float(bottom) > 0 else float("nan")
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def _baselines(
+    sae: SAE, store: ActivationStore, point: str, mask: np.ndarray, seed: int
+) -> tuple[Baseline, ...]:
+    judged = store.rows(point, _sample(mask, _SAMPLE, seed)).double()
+    other = ~mask
+    # Without other rows PCA may look at what it is judged on: that only flatters the baseline.
+    outside = int(other.sum()) >= 2 * sae.d_in
+    fitting = store.rows(point, _sample(other if outside else mask, 2 * _SAMPLE, seed + 1)).double()
+    with torch.no_grad():
+        code = sae.encode(judged.float())
+        error = (judged - sae.decode(code).double()).square().sum()
+    spread = (judged - judged.mean(dim=0)).square().sum()
+    k = max(1, round(float((code.values > 0).sum(dim=1).double().mean())))
+    return (
+        Baseline("sae", _ratio(error, spread), k, "training rows"),
+        sparse_pca(judged, fitting, k, "other rows" if outside else "the judged rows"),
+        random_dictionary(judged, fitting.mean(dim=0), sae.n_latents, k, seed),
+    )
+
+
+def _sample(mask: np.ndarray, limit: int, seed: int) -> np.ndarray:
+    """Row ids of up to `limit` rows of the mask, ascending."""
+    ids = np.flatnonzero(mask)
+    if len(ids) <= limit:
+        return ids
+    return np.sort(np.random.default_rng(seed).choice(ids, limit, replace=False))

@@ -1,0 +1,155 @@
+"""SAEs on disk: `config.json` and `sae.safetensors`, checked before they are believed."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from interp.errors import SAEError
+from interp.sae.atomic import write_atomic
+
+if TYPE_CHECKING:
+    from interp.sae.base import SAE
+
+FORMAT = "interp-sae"
+VERSION = 1
+CONFIG, WEIGHTS = "config.json", "sae.safetensors"
+# A config holds a recipe and identities: kilobytes. Anything larger is not one of ours.
+MAX_CONFIG_BYTES = 4 << 20
+UNITS = "trained_units"
+
+
+def digest_of(sae: "SAE") -> str:
+    """First 16 hex digits of the sha256 of variant, spec and tensors."""
+    head = json.dumps({"variant": sae.variant, "spec": sae.spec()}, sort_keys=True)
+    digest = hashlib.sha256(head.encode())
+    for name, tensor in sorted(sae.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def save_sae(sae: "SAE", directory: Path) -> Path:
+    """Write an SAE; each file atomically, the config, which holds the weights' hash, last.
+
+    Args:
+        sae: any variant.
+        directory: made if missing.
+
+    Returns:
+        The directory.
+    """
+    from safetensors.torch import save
+
+    directory.mkdir(parents=True, exist_ok=True)
+    tensors = {name: value.detach().cpu().contiguous() for name, value in sae.state_dict().items()}
+    payload = save({**tensors, UNITS: sae.trained_units.cpu()})
+    config = {
+        "format": FORMAT,
+        "version": VERSION,
+        "variant": sae.variant,
+        "spec": sae.spec(),
+        "provenance": sae.provenance,
+        "digest": digest_of(sae),
+        "weights": {"file": WEIGHTS, "sha256": hashlib.sha256(payload).hexdigest()},
+    }
+    write_atomic(directory / WEIGHTS, payload)
+    write_atomic(directory / CONFIG, (json.dumps(config, indent=1) + "\n").encode())
+    return directory
+
+
+def load_sae(directory: Path) -> "SAE":
+    """Read an SAE, verifying format, hash, names, shapes and finiteness before use.
+
+    Raises:
+        SAEError: any of them fails; the message names the file and the reason.
+    """
+    config = _read_config(directory / CONFIG)
+    sae = _build_empty(config, directory)
+    tensors = _read_tensors(directory / WEIGHTS, config["weights"].get("sha256"))
+    units = tensors.pop(UNITS, None)
+    if units is None or units.dtype != torch.int64 or units.ndim != 1:
+        raise SAEError(f"{directory / WEIGHTS} has no list {UNITS!r} of trained images")
+    _check_tensors(tensors, sae.state_dict(), directory / WEIGHTS)
+    sae.load_state_dict(tensors, assign=True)
+    for parameter in sae.parameters():
+        parameter.requires_grad_(True)
+    sae.trained_units = units
+    sae.provenance = config["provenance"]
+    return sae
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise SAEError(f"{path} is missing: {path.parent} is not a saved SAE")
+    if path.stat().st_size > MAX_CONFIG_BYTES:
+        raise SAEError(f"{path} has {path.stat().st_size} bytes, more than {MAX_CONFIG_BYTES}")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise SAEError(f"{path} is not JSON ({error}); copy the SAE again") from error
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        raise SAEError(f"{path} is not the config of an {FORMAT} directory")
+    if config.get("version") != VERSION:
+        raise SAEError(
+            f"{path} has version {config.get('version')!r}, this library reads {VERSION}"
+        )
+    for key in ("spec", "provenance", "weights"):
+        if not isinstance(config.get(key), dict):
+            raise SAEError(f"{path} has no table {key!r}; copy the SAE again")
+    return config
+
+
+def _build_empty(config: dict[str, Any], directory: Path) -> "SAE":
+    from interp.sae import VARIANTS
+
+    variant = config.get("variant")
+    if variant not in VARIANTS:
+        raise SAEError(f"{directory} holds the variant {variant!r}; known are {sorted(VARIANTS)}")
+    spec = config["spec"]
+    if any(type(value) not in (int, float, str, bool) for value in spec.values()):
+        raise SAEError(f"{directory / CONFIG}: spec {spec} holds more than numbers and words")
+    try:
+        # No memory is taken until the weights are known to have these shapes.
+        with torch.device("meta"):
+            return VARIANTS[variant](**spec)
+    except (TypeError, RuntimeError, OverflowError) as error:
+        raise SAEError(
+            f"{directory / CONFIG}: spec {spec} does not build {variant}: {error}"
+        ) from error
+
+
+def _read_tensors(path: Path, sha256: object) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    if not path.is_file():
+        raise SAEError(f"{path} is missing: {path.parent} is not a saved SAE")
+    payload = path.read_bytes()
+    found = hashlib.sha256(payload).hexdigest()
+    if found != sha256:
+        raise SAEError(
+            f"{path} ({len(payload)} bytes) has sha256 {found[:12]}, its config says "
+            f"{str(sha256)[:12]}: the file was truncated or altered; copy the SAE again"
+        )
+    try:
+        return load(payload)
+    except SafetensorError as error:
+        raise SAEError(f"{path} is not a safetensors file: {error}") from error
+
+
+def _check_tensors(found: dict[str, Tensor], expected: dict[str, Tensor], path: Path) -> None:
+    if found.keys() != expected.keys():
+        raise SAEError(f"{path} holds {sorted(found)}, expected {sorted(expected)}")
+    for name, tensor in found.items():
+        if tensor.shape != expected[name].shape:
+            raise SAEError(
+                f"{path}: {name} has shape {tuple(tensor.shape)}, its config says "
+                f"{tuple(expected[name].shape)}"
+            )
+        if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
+            raise SAEError(f"{path}: {name} holds values that are not finite numbers")

@@ -1,0 +1,44 @@
+"""The run's log: one JSON object per line, whole lines only."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from interp.errors import SAEError
+
+LOG = "log.jsonl"
+
+
+class Log:
+    """Appends to `log.jsonl`; lines after the resumed step are dropped and made again."""
+
+    def __init__(self, directory: Path, step: int) -> None:
+        self.path = directory / LOG
+        kept = [line for line in read_log(directory) if line["step"] <= step] if step else []
+        self.path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Append one line.
+
+        Raises:
+            SAEError: the disk is full or not writable.
+        """
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as error:
+            raise SAEError(f"cannot write {self.path}: {error}") from error
+
+
+def read_log(directory: Path) -> list[dict[str, Any]]:
+    """The whole lines of a run's log; a last line that a crash cut short is left out."""
+    path = directory / LOG
+    if not path.exists():
+        return []
+    lines = []
+    for text in path.read_text(encoding="utf-8").splitlines():
+        try:
+            lines.append(json.loads(text))
+        except ValueError:
+            break
+    return lines

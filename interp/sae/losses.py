@@ -1,0 +1,99 @@
+"""Pure functions that the variants share: initial weights, unit rows, losses."""
+
+import torch
+import torch.nn.functional as F
+from interp_kernels import select_topk, sparse_decode
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+def unit_rows(n_latents: int, d_in: int, seed: int) -> Float[Tensor, "m d"]:
+    """Draw directions uniformly from the unit sphere.
+
+    Args:
+        n_latents: m, number of rows.
+        d_in: d, length of a row.
+        seed: of a private generator; the global one is left alone.
+
+    Returns:
+        [m, d] float32 rows of norm 1.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    return F.normalize(torch.randn(n_latents, d_in, generator=generator), dim=1)
+
+
+@torch.no_grad()
+def project_gradient_(weight: Tensor) -> None:
+    """Remove from the gradient of unit rows the part that would only change their norm.
+
+    g <- g - <g, w> w    (Bricken et al. 2023, "Towards Monosemanticity", appendix "Autoencoder
+    training")
+
+    Args:
+        weight: [m, d] parameter whose rows have norm 1; its `.grad` is changed in place.
+    """
+    if weight.grad is not None:
+        weight.grad -= (weight.grad * weight).sum(dim=1, keepdim=True) * weight
+
+
+@torch.no_grad()
+def normalize_rows_(weight: Tensor) -> None:
+    """Give every row norm 1 in place; a row of zeros stays zero."""
+    norm = torch.linalg.vector_norm(weight, dim=1, keepdim=True)
+    weight /= torch.where(norm > 0, norm, 1.0)
+
+
+def mean_square(error: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
+    """Mean over rows of the squared length: (1/n) sum_r ||e_r||^2.
+
+    On rows scaled so that the data's mean squared length is 1, this is the fraction of variance
+    unexplained.
+    """
+    return error.square().sum(dim=1).mean()
+
+
+def auxk_loss(
+    normalized: Float[Tensor, "n d"],
+    residual: Float[Tensor, "n d"],
+    encoder: Float[Tensor, "m d"],
+    bias: Float[Tensor, " m"],
+    decoder: Float[Tensor, "m d"],
+    dead: Bool[Tensor, " m"],
+    aux_k: int,
+) -> Float[Tensor, ""]:
+    """Let the dead latents alone explain the residual, so that gradient reaches their encoder rows.
+
+    p = x W_dead^T + b_dead,  e_hat = sum of the aux_k largest max(p, 0) times their decoder rows,
+    loss = (1/n) sum_r ||e_r - e_hat_r||^2 with the residual e held fixed
+
+    Args:
+        normalized: [n, d] centered and scaled rows x.
+        residual: [n, d] x - x_hat; detached here.
+        encoder: [m, d] encoder rows.
+        bias: [m] encoder bias.
+        decoder: [m, d] dictionary.
+        dead: [m] bool, True for latents that have not fired in the window; at least one.
+        aux_k: dead latents per row, cut to their number.
+
+    Returns:
+        The scalar loss. Gradients reach the dead rows of encoder, bias and decoder and nothing
+        else.
+
+    Source: Gao et al. 2024 (arXiv 2406.04093), section 2.4 and appendix A.2.
+    """
+    chosen = dead.nonzero().squeeze(1)
+    weight = encoder.index_select(0, chosen)
+    dictionary = decoder.index_select(0, chosen)
+    pre = F.linear(normalized, weight, bias.index_select(0, chosen))
+    if chosen.numel() <= aux_k:
+        estimate = pre.relu() @ dictionary
+    else:
+        values, indices = select_topk_differentiable(pre, aux_k)
+        estimate = sparse_decode(values, indices, dictionary)
+    return mean_square(residual.detach() - estimate)
+
+
+def select_topk_differentiable(pre: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Rectified k largest entries of each row under dense autograd, ties by the lower index."""
+    indices = select_topk(pre.detach(), k)[1]
+    return pre.gather(1, indices).relu(), indices

@@ -1,0 +1,38 @@
+"""Does an SAE belong to these activations?"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from interp.errors import SAEError
+from interp.models.points import HookPoint
+from interp.sae.base import SAE
+
+_ON_PURPOSE = "to use it elsewhere on purpose, set sae.provenance = {}"
+
+
+def check_match(sae: SAE, point: HookPoint, model: Mapping[str, Any]) -> None:
+    """Refuse activations of another width, point or model than the SAE was trained on.
+
+    Args:
+        sae: an SAE; without provenance its width alone is checked.
+        point: where the activations come from.
+        model: identity of the model that they come from.
+
+    Raises:
+        SAEError: with both sides.
+    """
+    trained = sae.point
+    where = f"; was it trained on {trained['name']}?" if trained else ""
+    if point.width != sae.d_in:
+        raise SAEError(f"width {point.width} != SAE d_in {sae.d_in} at {point.name}{where}")
+    if trained and trained["name"] != point.name:
+        raise SAEError(
+            f"the SAE was trained on {trained['name']}, not on {point.name}; {_ON_PURPOSE}"
+        )
+    found = str(model.get("weights_sha256") or "")
+    if sae.model_hash and found and sae.model_hash != found:
+        spec = sae.provenance["model"].get("spec")
+        raise SAEError(
+            f"the SAE was trained on {spec} with weights {sae.model_hash[:12]}, these activations "
+            f"come from {model.get('spec')} with weights {found[:12]}; {_ON_PURPOSE}"
+        )

@@ -1,0 +1,311 @@
+"""THE training loop: store or batches in, run directory with an SAE out."""
+
+import hashlib
+import json
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from interp.errors import SAEError
+from interp.sae.atomic import write_atomic
+from interp.sae.base import SAE, Losses
+from interp.sae.batches import Batch, Batches, IterableBatches, StoreBatches, check_batch
+from interp.sae.checkpoint import (
+    CHECKPOINT,
+    load_checkpoint,
+    optimizer_state,
+    restore_optimizer,
+    save_checkpoint,
+)
+from interp.sae.config import TrainConfig
+from interp.sae.log import Log, read_log
+from interp.sae.split import training_generations, units_of
+from interp.store import ActivationStore
+
+# beta2 of 0.999 forgets too slowly for 1500 steps: FVU .137 and 94 % of planted atoms against .112
+# and 99 %.
+BETAS = (0.9, 0.99)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished training run."""
+
+    path: Path
+    """The run directory: config.json, log.jsonl, sae/."""
+    sae: SAE
+    """The trained SAE."""
+    log: list[dict[str, Any]]
+    """The lines of log.jsonl: step, fvu, aux, l0, dead, lr, seconds."""
+
+
+@dataclass
+class _State:
+    sae: SAE
+    optimizer: torch.optim.Optimizer
+    silent: Tensor
+    """[m] int64, steps since each latent fired."""
+    step: int = 0
+    seconds: float = 0.0
+    sums: dict[str, float] = field(default_factory=dict)
+    """Sums of the loss terms since the last log line."""
+
+
+def train(
+    source: ActivationStore | Iterable[Tensor],
+    config: TrainConfig,
+    *,
+    point: str | None = None,
+    out: str | Path,
+    rows: np.ndarray | None = None,
+    resume: bool = True,
+    progress: bool = True,
+) -> Run:
+    """Train a sparse autoencoder; a rerun continues a killed run to the last bit on a CPU.
+
+    loss = reconstruction + aux_coefficient * aux, Adam with betas (0.9, 0.99), learning rate
+    `config.lr_at(step)`. Centering and scale come from the store's statistics (of all its rows) or
+    from the first batches.
+
+    Args:
+        source: an activation store, or an iterable of [b, d] batches that gives the same batches
+            each time it is iterated (a list or an object with `__iter__`; a generator works but
+            cannot be resumed).
+        config: the settings.
+        point: name of the store's hook point; needed for a store, refused for an iterable.
+        out: the run directory.
+        rows: bool mask or row ids that may train; the default holds out whole clusters, see
+            `TrainConfig.held_out`.
+        resume: go on from `out`'s checkpoint, or return its finished SAE; False starts again.
+        progress: show a progress bar where stderr is a terminal.
+
+    Returns:
+        The run.
+
+    Raises:
+        SAEError: the config, the source or the directory's content do not fit; NaN in a batch (the
+            error names step and rows, and the last checkpoint stays).
+        PointError: the store has no such point.
+    """
+    out = Path(out)
+    batches, provenance, units = _open_source(source, config, point, rows)
+    provenance["recipe"] = config.as_dict()
+    provenance["fingerprint"] = batches.fingerprint
+    finished = _open_directory(out, config, provenance, resume)
+    if finished is not None:
+        return Run(out, finished, read_log(out))
+    state = _start(batches, config)
+    state.sae.provenance, state.sae.trained_units = provenance, units
+    saved = load_checkpoint(out) if resume else None
+    if saved is not None:
+        _restore(state, batches, saved)
+    log = Log(out, state.step)
+    _run(state, batches, config, log, out, progress)
+    state.sae.save(out / "sae")
+    (out / CHECKPOINT).unlink(missing_ok=True)
+    return Run(out, state.sae, read_log(out))
+
+
+def _open_source(
+    source: ActivationStore | Iterable[Tensor],
+    config: TrainConfig,
+    point: str | None,
+    rows: np.ndarray | None,
+) -> tuple[Batches, dict[str, Any], Tensor]:
+    if not isinstance(source, ActivationStore):
+        if point is not None or rows is not None:
+            raise SAEError(
+                "point and rows select rows of a store, but the source is an iterable of batches"
+            )
+        return IterableBatches(source), {}, torch.zeros(0, dtype=torch.int64)
+    if point is None:
+        raise SAEError(f"name a point of the store: {', '.join(list(source.points)[:8])} ...")
+    mask, chosen = _training_rows(source, point, config, rows)
+    reader = source.read(point, config.batch_size, seed=config.seed, rows=mask, epochs=None)
+    provenance = {
+        "point": source.points[point].as_dict(),
+        "model": source.model,
+        "store": source.hash,
+        "split": {
+            "rows": int(mask.sum()),
+            "rows_held_out": int((~mask).sum()),
+            "generations": int(chosen.sum()),
+            "rows_sha256": hashlib.sha256(np.packbits(mask).tobytes()).hexdigest(),
+        },
+    }
+    batches = StoreBatches(reader, source.statistics(point), point)
+    return batches, provenance, units_of(source.generations, chosen)
+
+
+def _training_rows(
+    source: ActivationStore, point: str, config: TrainConfig, rows: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Masks of the rows [n] and of the generations [g] that train."""
+    generation = source.coords(point, columns=["generation"])["generation"]
+    place = np.searchsorted(source.generations["generation"], generation)
+    if rows is None:
+        chosen = training_generations(source.generations, config.held_out, config.seed)
+        mask = chosen[place]
+    else:
+        mask = np.zeros(len(generation), dtype=bool)
+        mask[np.asarray(rows)] = True
+        chosen = np.zeros(len(source.generations["image_id"]), dtype=bool)
+        chosen[place[mask]] = True
+    if not mask.any():
+        raise SAEError(
+            f"none of the {len(mask)} rows of {point} may train: check rows= and held_out"
+        )
+    return mask, chosen
+
+
+def _open_directory(
+    out: Path, config: TrainConfig, provenance: dict[str, Any], resume: bool
+) -> SAE | None:
+    """Write or check config.json; return the SAE of a run that has already finished."""
+    wanted = {"config": config.as_dict(), "provenance": provenance}
+    path = out / "config.json"
+    if resume and path.exists():
+        _check_same(path, wanted)
+        if (out / "sae" / "config.json").exists():
+            return SAE.load(out / "sae")
+        return None
+    out.mkdir(parents=True, exist_ok=True)
+    for stale in (CHECKPOINT, "log.jsonl", "sae/config.json"):
+        (out / stale).unlink(missing_ok=True)
+    write_atomic(path, (json.dumps(wanted, indent=1) + "\n").encode())
+    return None
+
+
+def _check_same(path: Path, wanted: dict[str, Any]) -> None:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        flat_found, flat_wanted = _flatten(found), _flatten(json.loads(json.dumps(wanted)))
+    except (ValueError, AttributeError) as error:
+        raise SAEError(
+            f"{path} is damaged ({error}); use another directory or resume=False"
+        ) from error
+    differing = [
+        f"{key}: {flat_found.get(key)!r} there, {flat_wanted.get(key)!r} asked"
+        for key in sorted(flat_found.keys() | flat_wanted.keys())
+        if flat_found.get(key) != flat_wanted.get(key)
+    ]
+    if differing:
+        raise SAEError(
+            f"{path.parent} holds another run ({'; '.join(differing[:4])}); "
+            "use another directory, or resume=False to start again"
+        )
+
+
+def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {prefix: value}
+    return {
+        key: leaf
+        for name, inner in value.items()
+        for key, leaf in _flatten(inner, f"{prefix}.{name}" if prefix else name).items()
+    }
+
+
+def _start(batches: Batches, config: TrainConfig) -> _State:
+    from interp.sae import VARIANTS
+
+    if config.variant not in VARIANTS:
+        raise SAEError(f"unknown variant {config.variant!r}; known are {sorted(VARIANTS)}")
+    statistics = batches.statistics()
+    sae = VARIANTS[config.variant].build(len(statistics.mean), config)
+    sae.fit(statistics.mean, statistics.var)
+    # One fused kernel over all parameters: 7 instead of 24 ms at 512 x 8192.
+    optimizer = torch.optim.Adam(sae.parameters(), lr=config.peak_lr, betas=BETAS, fused=True)
+    return _State(sae, optimizer, torch.zeros(config.n_latents, dtype=torch.int64))
+
+
+def _restore(state: _State, batches: Batches, saved: dict[str, Any]) -> None:
+    state.sae.load_state_dict(saved["sae"])
+    restore_optimizer(state.optimizer, saved["optimizer"])
+    state.silent = saved["silent"]
+    state.step, state.seconds, state.sums = saved["step"], saved["seconds"], saved["sums"]
+    batches.load_state_dict(saved["batches"])
+
+
+def _run(
+    state: _State, batches: Batches, config: TrainConfig, log: Log, out: Path, progress: bool
+) -> None:
+    from tqdm import tqdm
+
+    began = time.perf_counter() - state.seconds
+    # disable=None: silent where stderr is not a terminal.
+    bar = tqdm(
+        total=config.steps, initial=state.step, desc="train", disable=None if progress else True
+    )
+    with bar:
+        while state.step < config.steps:
+            batch = batches.take(state.step)
+            check_batch(batch, state.sae.d_in, state.step)
+            _step(state, batch, config)
+            state.seconds = time.perf_counter() - began
+            bar.update()
+            if state.step % config.log_every == 0 or state.step == config.steps:
+                line = _summary(state, config)
+                log.write(line)
+                bar.set_postfix(fvu=line["fvu"], dead=line["dead"])
+            if config.checkpoint_every and state.step % config.checkpoint_every == 0:
+                save_checkpoint(out, _snapshot(state, batches))
+
+
+def _step(state: _State, batch: Batch, config: TrainConfig) -> None:
+    for group in state.optimizer.param_groups:
+        group["lr"] = config.lr_at(state.step)
+    losses = state.sae.loss_terms(batch.x, state.silent >= config.window)
+    loss = losses.reconstruction + config.aux_coefficient * losses.aux
+    state.optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    state.sae.before_step()
+    state.optimizer.step()
+    state.sae.after_step()
+    state.silent = torch.where(losses.code.fired(), 0, state.silent + 1)
+    state.step += 1
+    _add(state.sums, losses)
+
+
+@torch.no_grad()
+def _add(sums: dict[str, float], losses: Losses) -> None:
+    terms = {
+        "steps": 1.0,
+        "fvu": float(losses.reconstruction),
+        "aux": float(losses.aux),
+        "l0": float((losses.code.values > 0).sum()) / len(losses.code.values),
+    }
+    for name, value in terms.items():
+        sums[name] = sums.get(name, 0.0) + value
+
+
+def _summary(state: _State, config: TrainConfig) -> dict[str, Any]:
+    """The log line of the steps since the last one; empties the sums."""
+    count = state.sums["steps"]
+    means = {name: round(state.sums[name] / count, 6) for name in ("fvu", "aux", "l0")}
+    state.sums = {}
+    return {
+        "step": state.step,
+        **means,
+        "dead": round(float((state.silent >= config.window).double().mean()), 6),
+        "lr": config.lr_at(state.step - 1),
+        "seconds": round(state.seconds, 3),
+    }
+
+
+def _snapshot(state: _State, batches: Batches) -> dict[str, Any]:
+    return {
+        "sae": state.sae.state_dict(),
+        "optimizer": optimizer_state(state.optimizer),
+        "silent": state.silent,
+        "step": state.step,
+        "seconds": state.seconds,
+        "sums": state.sums,
+        "batches": batches.state_dict(),
+    }
