@@ -14,6 +14,7 @@ import numpy as np
 
 from interp.errors import InterpError
 from interp.zoo import glyph_rules as rules
+from interp.zoo import glyph_words as words
 from interp.zoo.glyph_files import contact_sheet, write_glyphs
 
 SIZE = 32
@@ -115,8 +116,8 @@ def read_noto(emoji: Path, emojibase: Path, counts: Counter) -> list[Glyph]:
                 tags=_unique([*entry.get("tags", ()), record["subcategory"]]),
                 source="noto",
                 licence="Apache-2.0",
-                title=rules.title_key(caption),
-                series=rules.noto_template(label, record["subcategory"]),
+                title=words.title_key(caption),
+                series=words.noto_template(label, record["subcategory"]),
             )
         )
     return out
@@ -154,10 +155,10 @@ def _openclipart(path: Path, relative: Path, svg: Path, counts: Counter) -> Glyp
     if rules.UNWANTED.search(known) or relative.as_posix() in rules.BROKEN:
         counts["openclipart: unwanted subject, wordmark or plain text"] += 1
         return None
-    caption = rules.openclipart_caption(title, relative.stem, folder)
+    caption = words.openclipart_caption(title, relative.stem, folder)
     telling = [word for word in keywords if word not in rules.FOLDER_WORDS]
-    words = " ".join([caption.removeprefix("flag of "), rules.stem_words(relative.stem), *telling])
-    category = rules.openclipart_category(folder, relative.stem, words)
+    told = [caption.removeprefix("flag of "), words.stem_words(relative.stem), *telling]
+    category = rules.openclipart_category(folder, relative.stem, " ".join(told))
     if category is None:
         counts["openclipart: no category"] += 1
         return None
@@ -173,8 +174,8 @@ def _openclipart(path: Path, relative: Path, svg: Path, counts: Counter) -> Glyp
         tags=_unique([*keywords, *folder.replace("_", " ").split("/")]),
         source="openclipart",
         licence="public domain",
-        title=rules.title_key(caption),
-        series=f"openclipart {rules.series_key(caption)}",
+        title=words.title_key(caption),
+        series=f"openclipart {words.series_key(caption)}",
     )
 
 
@@ -183,12 +184,12 @@ def _metadata(svg: str) -> tuple[str, list[str]]:
     block = found.group(0) if found else ""
     title = re.search(r"<dc:title[^>]*>(.*?)</dc:title>", block, re.S)
     raw = re.findall(r"<rdf:li[^>]*>(.*?)</rdf:li>", block, re.S)
-    keywords = [rules.words_of(word) for word in raw]
+    keywords = [words.words_of(word) for word in raw]
     return (title.group(1).strip() if title else ""), [word for word in keywords if word]
 
 
-def _unique(words: Iterable[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(word.strip() for word in words if word.strip()))
+def _unique(tags: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(tag.strip() for tag in tags if tag.strip()))
 
 
 def drop_duplicates(glyphs: list[Glyph], counts: Counter) -> list[Glyph]:
@@ -351,8 +352,8 @@ def metadata(glyphs: list[Glyph]) -> dict[str, Any]:
         "categories": list(rules.CATEGORIES),
         "ids": [g.id for g in glyphs],
         "labels": [rules.CATEGORIES.index(g.category) for g in glyphs],
-        "captions": [g.caption for g in glyphs],
-        "tags": [list(g.tags) for g in glyphs],
+        "captions": [words.shipped_caption(g.caption, g.category) for g in glyphs],
+        "tags": [words.shipped_tags(g.tags) for g in glyphs],
         "clusters": [g.cluster for g in glyphs],
         "sources": [g.source for g in glyphs],
         "licences": [g.licence for g in glyphs],

@@ -1,6 +1,5 @@
-"""Reads and writes the shipped files of `glyphs`: lossless WebP sheets and gzipped JSON."""
+"""Reads and writes the shipped files of `glyphs`: lossless WebP sheets and canonical JSON."""
 
-import gzip
 import hashlib
 import json
 from pathlib import Path
@@ -43,7 +42,7 @@ def write_glyphs(folder: Path, pixels: np.ndarray, metadata: dict[str, Any]) -> 
         path = folder / f"glyphs.{number}.webp"
         image.save(path, lossless=True, quality=100, method=6, exact=True)
     text = canonical(metadata)
-    (folder / "glyphs.json.gz").write_bytes(gzip.compress(text, 9, mtime=0))
+    (folder / "glyphs.json").write_bytes(text)
     read, _ = read_glyphs(folder)
     if not np.array_equal(read, pixels):
         raise InterpError(f"the sheets in {folder} do not decode to the pixels written")
@@ -54,7 +53,7 @@ def read_glyphs(folder: Path) -> tuple[np.ndarray, bytes]:
     """Return the decoded uint8 pixels [n, 32, 32, 3] and the canonical JSON of `folder`."""
     from PIL import Image
 
-    text = gzip.decompress((folder / "glyphs.json.gz").read_bytes())
+    text = (folder / "glyphs.json").read_bytes()
     n, side = len(json.loads(text)["ids"]), 32
     parts = []
     for number in range(-(-n // SHEET**2)):

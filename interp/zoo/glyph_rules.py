@@ -1,6 +1,5 @@
-"""The tables that decide which glyphs are kept, what they are called and where they belong."""
+"""The tables that decide which glyphs are kept and where they belong."""
 
-import html
 import re
 
 CATEGORIES = (
@@ -282,20 +281,33 @@ KEYWORDS = (
 _MISFILED = re.compile(r"\b(?:crossroads|curve ahead|cycle route|lucchetto)\b")
 _KEYWORDS = tuple((re.compile(rf"\b(?:{p})\b"), c) for p, c in KEYWORDS)
 
-# Titles that name the collection, not the picture; the file's own words are used instead.
-GENERIC_TITLE = re.compile(
-    r"clipart by|various clip|road signs?$|aiga|etiquette icons|theme$|icon theme|"
-    r"^open ?clip ?art|^unsorted|^untitled|^no ?name|^drawing|^hash\(|^new document|^title|"
-    r"s[iu]bmission|^advertising$|australian maps|iconset|sallite|balloons-aj|chess pieces|"
-    r"^svg |^sodipodi|^unknown|^insert|^test$|^design$|sample|clip ?art$|^\W*$|^(flag|flags)$|"
-    r"maps? symbols?|rpg map elements$|^\w$|^(image|picture|icon|icons|symbol|vector|object)$"
-)
-
 # Keywords that repeat the folder's name and say nothing of the picture.
 FOLDER_WORDS = frozenset(
-    ("computer", "icons", "icon", "office", "signs and symbols", "symbol", "symbols", "sign")
-    + ("shape", "shapes", "transport", "transportation", "people", "unsorted", "tool", "tools")
-    + ("recreation", "geography", "mapsym", "sports", "hardware", "electronics", "hash")
+    {
+        "computer",
+        "electronics",
+        "geography",
+        "hardware",
+        "hash",
+        "icon",
+        "icons",
+        "mapsym",
+        "office",
+        "people",
+        "recreation",
+        "shape",
+        "shapes",
+        "sign",
+        "signs and symbols",
+        "sports",
+        "symbol",
+        "symbols",
+        "tool",
+        "tools",
+        "transport",
+        "transportation",
+        "unsorted",
+    }
 )
 
 # Drawings whose linked bitmap is lost: the picture shows the words "Linked image not found".
@@ -324,35 +336,9 @@ UNWANTED = re.compile(
     r"\bkkk\b|font samples?|font_sample|barcode|letterhead|linux hacked|\blogo\b|passport|"
     r"certificate|blueprint|\bgpl\b|firefox|inkscape|\bkde\b|gnome|\bwmd\b|texture|pattern|"
     r"\bborder|gradient|for sale|linked image|\bscreenshot|banner ad|\brss\b|\bxml\b|bullets?|"
-    r"coke|coca|boating rules|sailing diagram|illustration sailing|diagram sailing|rpg map_elements|"
-    r"symbol \d+c?m\b|bwh|sony clie|otto needs|reaching sailing|running free|garden design"
-)
-
-_COLOURS = (
-    "red|green|blue|yellow|orange|purple|violet|pink|black|white|brown|grey|gray|light|dark|cyan|"
-    "magenta|silver|gold|golden"
-)
-_WAYS = (
-    "left|right|up|down|top|bottom|north|south|east|west|upwards|downwards|leftwards|rightwards|"
-    "clockwise|counterclockwise|anticlockwise|inverted|inv|alt|small|medium|large|big|new|old"
-)
-_SERIES = re.compile(rf"\b(?:{_COLOURS}|{_WAYS}|a|an|the|of|with|and|icon|symbol|sign|clip|art)\b")
-_GENDER = re.compile(
-    r"\b(?:man|men|woman|women|person|people|boy|girl|child|male|female|mr|mrs|mx|prince|princess|"
-    r"santa|claus|king|queen|merman|mermaid|merperson)\b"
-)
-_TEMPLATES = (
-    (r"o.clock|-thirty$", "clock face"),
-    (r"moon", "moon phase"),
-    (r"^keycap", "keycap"),
-    (
-        r"^(red|orange|yellow|green|blue|purple|brown|black|white|pink|light blue|grey) heart$",
-        "heart",
-    ),
-    (r"(circle|square)$", "plain shape"),
-    (r"button$", "button"),
-    (r"^family|^couple|^kiss", "family"),
-    (r"globe showing", "globe"),
+    r"coke|coca|boating rules|sailing diagram|illustration sailing|diagram sailing|"
+    r"rpg map_elements|symbol \d+c?m\b|bwh|sony clie|otto needs|reaching sailing|running free|"
+    r"garden design"
 )
 
 
@@ -381,75 +367,3 @@ def openclipart_category(folder: str, stem: str, words: str) -> str | None:
         if pattern.search(words):
             return category
     return default
-
-
-def _mended(text: str) -> str:
-    """Undo UTF-8 that was once read as Latin-1."""
-    try:
-        return text.encode("latin-1").decode("utf-8")
-    except UnicodeError:
-        return text
-
-
-def words_of(text: str) -> str:
-    """Return `text` as plain lower-case words: no entities, underscores, numbers or camel case."""
-    text = _mended(html.unescape(html.unescape(text)))
-    text = re.sub(r"hash\(0x[0-9a-f]+\)|hash[ _]0x\w*", " ", text, flags=re.I)
-    text = re.sub(r"\.(svg|png|jpe?g|txt)\b", " ", text, flags=re.I)
-    text = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", text)
-    text = re.sub(r"clip[ -]?art( by [\w ]+ -)?", " ", text, flags=re.I)
-    text = re.sub(r"\b(ganson|zazou|aj|rollandin|architetto|jonadab|md|omic\.ch)\b", " ", text)
-    text = re.sub(r"[_#|/\\\"<>*+=~\[\]{}()]+", " ", text).replace(" - ", ", ")
-    text = re.sub(r"(?<=[a-zA-Z])\d{1,3}\b|\b\d{1,3}[a-z]?\b(?!\s*(?:%|st|nd|rd|th)\b)", " ", text)
-    text = re.sub(r"\s+", " ", text).strip(" -.,:;!'")
-    return re.sub(r"\s+,", ",", text).lower()
-
-
-def stem_words(stem: str) -> str:
-    """Return the words of a file's name without its series number and common prefixes."""
-    text = re.sub(r"(_\d+[a-z]?|_)$", "", stem)
-    text = re.sub(r"^(aiga|signalflag|gnome-mime|gnome-fs|gnome-dev|gtk-stock|stock)[_-]", "", text)
-    return words_of(text.replace("-", " "))
-
-
-def openclipart_caption(title: str, stem: str, folder: str) -> str:
-    """Return a clean caption from the title, or from the file's words where the title is generic."""
-    title = html.unescape(title).strip()
-    caption = "" if GENERIC_TITLE.search(title.lower()) else words_of(title)
-    if len(re.sub(r"[^a-z]", "", caption)) < 2 or "rpg map" in caption:
-        caption = stem_words(stem) if "rpg map" not in caption else caption.split(",")[0]
-    leaf = re.sub(r"s$", "", folder.rsplit("/", 1)[-1].replace("_", " "))
-    if len(re.sub(r"[^a-z]", "", caption)) < 2:
-        caption = leaf
-    if "/flags" in folder and "flag" not in caption:
-        caption = f"flag of {caption}"
-    if folder == "transportation/roadsigns" and "sign" not in caption:
-        caption = f"{caption} road sign"
-    return caption
-
-
-def title_key(caption: str) -> str:
-    """Return the concept that a caption names: same key, same cluster."""
-    text = re.sub(r"[^\w ]", " ", caption.lower())
-    text = re.sub(r"\b(b and w|bw|simple|outline|cartoon)\b", " ", text)
-    text = re.sub(r"\b(flags? of|flags?|the|a|an|face|icon|symbol)\b|\d+", " ", text)
-    return " ".join(sorted(re.sub(r"s\b", "", text).split())) or caption.lower()
-
-
-def series_key(caption: str) -> str:
-    """Return the caption without numbers, colours and directions: the key of a drawn series."""
-    text = re.sub(r"[^\w ]", " ", caption.lower())
-    return " ".join(sorted(_SERIES.sub(" ", re.sub(r"\d+", " ", text)).split())) or caption.lower()
-
-
-def noto_template(label: str, subgroup: str) -> str:
-    """Return the template an emoji is drawn from (clock faces, keycaps, gender variants, ...)."""
-    for pattern, name in _TEMPLATES:
-        if re.search(pattern, label.lower()):
-            return f"noto {name}"
-    if subgroup in ("arrow", "zodiac"):
-        return f"noto {subgroup}"
-    if subgroup.startswith("person"):
-        rest = " ".join(_GENDER.sub(" ", label.lower()).replace(":", " ").split())
-        return f"noto person {rest or label.lower()}"
-    return f"noto {label.lower()}"
