@@ -58,9 +58,20 @@ def packages(tmp_path: Path) -> dict[str, Path]:
     return {"emoji": emoji, "emojibase": base, "png": tmp_path / "png", "svg": tmp_path / "svg"}
 
 
-def _glyph(one: str, pixels: np.ndarray, **more: str) -> b.Glyph:
-    fields = {"category": "food", "caption": one, "title": one, "series": one, **more}
-    return b.Glyph(id=one, pixels=pixels, tags=(), source="noto", licence="Apache-2.0", **fields)
+def _glyph(
+    one: str, pixels: np.ndarray, category: str = "food", title: str = "", series: str = ""
+) -> b.Glyph:
+    return b.Glyph(
+        id=one,
+        pixels=pixels,
+        category=category,
+        caption=one,
+        tags=(),
+        source="noto",
+        licence="Apache-2.0",
+        title=title or one,
+        series=series or one,
+    )
 
 
 def _noise(seed: int) -> np.ndarray:

@@ -5,6 +5,7 @@ import hashlib
 import re
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -144,7 +145,7 @@ def test_select_takes_masks_integers_and_slices(glyphs: Images) -> None:
         ([0.5], "index has dtype"),
     ],
 )
-def test_select_refuses_what_is_no_index(glyphs: Images, index: object, match: str) -> None:
+def test_select_refuses_what_is_no_index(glyphs: Images, index: Any, match: str) -> None:
     with pytest.raises(InterpError, match=match):
         glyphs.select(index)
 
