@@ -1,4 +1,4 @@
-"""Data as classic scripts: JSON that is inert inside a script, arrays as base64 little-endian bytes.
+"""Data as classic scripts: JSON that is inert inside a script, arrays as base64 bytes.
 
 Pages opened from `file://` may neither fetch nor import modules, but they may add `<script>` tags;
 each data file therefore calls one global function with its own key and payload.
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 _DTYPES = {"u1", "i1", "u2", "i2", "u4", "i4", "f4", "f8"}
-# `<`, `>` and `&` end a script or start a comment in HTML; \u2028 and \u2029 end a line in older JS.
+# These could end a script or start a comment; ASCII output covers \u2028 and \u2029.
 _ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"}
 
 

@@ -76,7 +76,7 @@ def read_picture(path: Path) -> np.ndarray:
 def write_generations(
     store: Any, generations: np.ndarray, size: tuple[int, int], folder: Path, name: str
 ) -> None:
-    """Write captions and provenance of the used generations to `folder/name.js`, as `store/name`."""
+    """Write captions and provenance of the used generations to `folder/name.js`."""
     table: Mapping[str, Any] = store.generations
     count = len(table["generation"])
     if len(generations) and int(generations.max()) >= count:

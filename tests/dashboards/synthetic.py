@@ -1,4 +1,4 @@
-"""Synthetic features, stores and alignments with known content, for the dashboard's tests and benchmark."""
+"""Synthetic features and stores with known content, for the dashboard's tests."""
 
 from dataclasses import dataclass, replace
 from types import SimpleNamespace

@@ -105,18 +105,17 @@ INTERP.browse = (function () {
     }
   }
 
-  /* The map of all living latents. big: on the SAE's page, where dragging filters the table.
-     The chart's node is kept while the same map stays on the page: drawing it anew costs far more. */
+  /* The map of all living latents. big: on the SAE's page, where dragging filters the table. */
   function mapPanel(sae, table, ids, params, options) {
     const key = sae.index + (options.big ? "big" : "small");
-    const old = document.querySelector('.chart.map[data-key="' + key + '"]');
-    const chart = old || el("div", { class: "chart map", role: "img", "data-key": key, "aria-label": "Map of decoder directions; every point is a latent" });
+    const chart = INTERP.charts.place("map" + key, "Map of decoder directions; every point is a latent");
+    chart.classList.add("map");
     const colors = [["category", "top category"], ["density", "density"], ["entropy", "entropy"]].filter(([name]) => name === "density" || table[name]);
     const panel = el("section", { class: "panel map-panel" },
       el("div", { class: "panel-head" }, el("h2", { text: "Decoder map" }), select("Color", "color", colors, params.color)), chart,
       options.big ? mapLegend(sae, table, params) : null,
       el("p", { class: "note", text: "UMAP of decoder directions; distances between clusters mean little. Dead latents are left out." + (options.big ? " Click a point to open it, drag to filter the table." : "") }));
-    requestAnimationFrame(() => drawMap(chart, sae, table, ids, params, options));
+    requestAnimationFrame(() => setTimeout(() => drawMap(chart, sae, table, ids, params, options), 0));
     return panel;
   }
 
@@ -153,7 +152,15 @@ INTERP.browse = (function () {
     return { ...base, color: values, colorscale: INTERP.colors.scale("viridis"), colorbar: { thickness: 8, len: 0.6, outlinewidth: 0, title: { text, font: { size: 11 } } } };
   }
 
+  /* Only the ring moves while list, colours and theme stay: the other points need no new upload. */
+  async function moveRing(chart, table, current) {
+    const at = current === null ? [[], []] : [[table.umap[2 * current]], [table.umap[2 * current + 1]]];
+    await window.Plotly.restyle(chart, { x: [at[0]], y: [at[1]], customdata: [current === null ? [] : [current]] }, [2]);
+  }
+
   async function drawMap(chart, sae, table, ids, params, { big, current }) {
+    const look = [sae.index, params.color, INTERP.colors.token("ink")].join();
+    if (chart.drawnIds === ids && chart.drawnLook === look && !big) return moveRing(chart, table, current);
     const placed = [];
     for (let i = 0; i < sae.n_latents; i++) if (!table.dead[i] && !Number.isNaN(table.umap[2 * i])) placed.push(i);
     const inFilter = new Set(ids);
@@ -166,13 +173,17 @@ INTERP.browse = (function () {
       { ...trace, ...xy(rest), customdata: rest, text: rest.map(hover), marker: { size: 4, color: INTERP.colors.token("line-strong"), opacity: 0.5 } },
       { ...trace, ...xy(shown), customdata: shown, text: shown.map(hover), marker: marker(sae, table, shown, params) },
     ];
-    if (current !== null) traces.push({ ...trace, ...xy([current]), customdata: [current], text: [hover(current)], marker: { size: 15, color: "rgba(0,0,0,0)", line: { width: 3, color: INTERP.colors.token("ink") } } });
+    const ring = current === null ? [] : [current];
+    if (!big) traces.push({ ...trace, ...xy(ring), customdata: ring, hoverinfo: "skip", hovertemplate: null, marker: { size: 15, color: "rgba(0,0,0,0)", line: { width: 3, color: INTERP.colors.token("ink") } } });
     const bare = { visible: false, fixedrange: false };
     const node = await INTERP.charts.draw(chart, traces, {
       height: big ? 460 : 260, margin: { l: 4, r: 4, t: 4, b: 4 }, xaxis: bare, yaxis: { ...bare, scaleanchor: "x" },
       dragmode: big ? "select" : "pan", hovermode: "closest", uirevision: sae.index + "map" + params.box,
     }, { scrollZoom: true });
-    if (!node.on || node.dataset.bound) return;
+    if (!node.on) return;
+    node.drawnIds = ids;
+    node.drawnLook = look;
+    if (node.dataset.bound) return;
     node.dataset.bound = "1";
     node.on("plotly_click", (event) => INTERP.state.go({ view: "feature", sae: sae.index, feature: event.points[0].customdata }));
     node.on("plotly_selected", (event) => {

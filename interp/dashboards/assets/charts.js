@@ -7,20 +7,51 @@ INTERP.charts = (function () {
     displaylogo: false, showSendToCloud: false, responsive: true, displayModeBar: false,
     modeBarButtonsToRemove: ["sendChartToCloud", "select2d", "lasso2d", "autoScale2d"],
   };
+  // Pictures come first; a slow disk must not keep the charts away for ever.
+  const PATIENCE = 1500;
+  const drawn = new Set();
   let loading = null;
+
+  function script(resolve, reject) {
+    const node = document.createElement("script");
+    node.src = "bundle/assets/plotly.min.js";
+    node.onload = () => resolve(window.Plotly);
+    node.onerror = () => reject(new Error("bundle/assets/plotly.min.js is missing"));
+    document.head.append(node);
+  }
+
+  /* Resolves once the pictures now on the page are decoded and painted. */
+  function pictures() {
+    const images = [...document.querySelectorAll("#main img")].map((image) => image.decode().catch(() => null));
+    const patience = new Promise((resolve) => setTimeout(resolve, PATIENCE));
+    const painted = () => new Promise((resolve) => requestAnimationFrame(() => setTimeout(resolve, 0)));
+    return Promise.race([Promise.all(images), patience]).then(painted);
+  }
 
   function plotly() {
     if (window.Plotly) return Promise.resolve(window.Plotly);
-    if (!loading) {
-      loading = new Promise((resolve, reject) => {
-        const script = document.createElement("script");
-        script.src = "bundle/assets/plotly.min.js";
-        script.onload = () => resolve(window.Plotly);
-        script.onerror = () => reject(new Error("bundle/assets/plotly.min.js is missing"));
-        document.head.append(script);
-      });
-    }
+    if (!loading) loading = pictures().then(() => new Promise(script));
     return loading;
+  }
+
+  /* Charts that left the page give their memory and their graphics contexts back. */
+  function sweep() {
+    for (const node of drawn) {
+      if (node.isConnected) continue;
+      window.Plotly.purge(node);
+      drawn.delete(node);
+    }
+  }
+
+  /* The chart's node of that name on the page, or a new one: drawing over an old chart is cheaper. */
+  function place(key, label) {
+    const old = document.querySelector('.chart[data-key="' + key + '"]');
+    const node = old || document.createElement("div");
+    node.className = node.className || "chart";
+    node.dataset.key = key;
+    node.setAttribute("role", "img");
+    node.setAttribute("aria-label", label);
+    return node;
   }
 
   /* Plotly reads a few HTML tags in labels; names from data must not become markup. */
@@ -58,9 +89,10 @@ INTERP.charts = (function () {
   async function draw(node, traces, extraLayout, extraConfig) {
     const library = await plotly();
     if (!node.isConnected) return node;
+    drawn.add(node);
     await library.react(node, traces, layout(extraLayout), { ...CONFIG, ...(extraConfig || {}) });
     return node;
   }
 
-  return { plotly, draw, axis, escape, short };
+  return { plotly, draw, place, sweep, axis, escape, short };
 })();

@@ -5,6 +5,7 @@ INTERP.feature = (function () {
   const { el, number, percent } = INTERP;
   const KINDS = { top: 0, quantile: 1, random: 2 };
   const SIZES = [["72", "small"], ["112", "medium"], ["168", "large"]];
+  const GAP = 10;
   // What the page shows now; keyboard steps and slider moves reuse it.
   let shown = null;
 
@@ -158,12 +159,20 @@ INTERP.feature = (function () {
     if (next.found) INTERP.state.go({ view: "feature", sae: sae.index, feature: next.id });
   }
 
+  /* The card size nearest above `size` at which whole cards fill the width: all groups share one grid. */
+  function fitCards(size) {
+    const gallery = document.querySelector(".gallery");
+    if (!gallery) return;
+    const count = Math.max(2, Math.floor((gallery.clientWidth + GAP) / (size + GAP)));
+    gallery.style.setProperty("--card", Math.floor(((gallery.clientWidth + GAP) / count - GAP) * 10) / 10 + "px");
+  }
+
   function drawOverlays() {
     if (!shown) return;
     const { latent } = shown.context;
     const params = INTERP.state.current().params;
     const look = INTERP.overlay.options(params);
-    document.querySelector(".gallery-box")?.style.setProperty("--card", Number(params.size) + "px");
+    fitCards(Number(params.size));
     for (const canvas of document.querySelectorAll("canvas[data-example]")) {
       INTERP.overlay.draw(canvas, latent.map(Number(canvas.dataset.example)), latent.h, latent.w, look);
     }
@@ -213,5 +222,5 @@ INTERP.feature = (function () {
     }, 300);
   }
 
-  return { render, move, drawOverlays, callText, shownContext: () => shown && shown.context };
+  return { render, move, drawOverlays, callText };
 })();

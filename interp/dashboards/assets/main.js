@@ -67,6 +67,7 @@
     if (place !== drawn && state.view !== "feature") window.scrollTo(0, 0);
     drawn = place;
     delete document.body.dataset.shown;
+    delete document.body.dataset.view;
     try {
       if (state.view === "overview") INTERP.overview.render(main, meta);
       else if (state.view === "compare") {
@@ -80,6 +81,7 @@
     }
     document.title = titleOf(state);
     document.body.dataset.view = state.view;
+    INTERP.charts.sweep();
   }
 
   function titleOf(state) {
@@ -118,11 +120,17 @@
     event.preventDefault();
   }
 
+  function resized() {
+    const view = INTERP.state.current().view;
+    if (view === "compare") redraw();
+    if (view === "feature") INTERP.feature.drawOverlays();
+  }
+
   applyTheme(theme());
   window.addEventListener("hashchange", show);
   document.addEventListener("keydown", onKey);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
   let resizing = 0;
-  window.addEventListener("resize", () => { clearTimeout(resizing); resizing = setTimeout(() => { if (INTERP.state.current().view === "compare") redraw(); }, 200); });
+  window.addEventListener("resize", () => { clearTimeout(resizing); resizing = setTimeout(resized, 200); });
   show();
 })();

@@ -96,7 +96,7 @@ INTERP.overview = (function () {
       (typeof value === "object" && !Array.isArray(value) ? Object.entries(value).map(([key, inner]) => [name + " · " + key, inner]) : [[name, value]]));
     const show = facts.map(([name, value]) => [name.replace(/_/g, " "), typeof value === "number" ? number(value, 4) : value]);
     return el("article", { class: "panel model-card" },
-      record.samples ? el("img", { class: "samples", src: "bundle/" + record.samples, alt: "Samples of " + record.name, loading: "lazy" }) : null,
+      record.samples ? el("img", { class: "samples", src: "bundle/" + record.samples, alt: "Samples of " + record.name }) : null,
       el("h3", {}, record.name, " ", record.undertrained ? warn() : null),
       record.summary || record.description ? el("p", { text: record.summary || record.description }) : null,
       ((record.verdict || {}).reasons || []).map((reason) => el("p", { class: "note", text: reason })),

@@ -5,8 +5,8 @@ INTERP.panels = (function () {
   const { el, number } = INTERP;
 
   function panel(title, note, chartLabel, draw) {
-    const chart = el("div", { class: "chart", role: "img", "aria-label": chartLabel });
-    requestAnimationFrame(() => { if (chart.isConnected) draw(chart); });
+    const chart = INTERP.charts.place(title, chartLabel);
+    requestAnimationFrame(() => setTimeout(() => { if (chart.isConnected) draw(chart); }, 0));
     return el("section", { class: "panel" }, el("div", { class: "panel-head" }, el("h2", { text: title })), chart, note ? el("p", { class: "note", text: note }) : null);
   }
 
@@ -66,7 +66,7 @@ INTERP.panels = (function () {
   function neighborCard(context, id, score, label) {
     const { sae, table, store } = context;
     return el("a", { class: "neighbor", href: INTERP.state.link({ view: "feature", sae: sae.index, feature: id }), "data-id": id },
-      el("span", { class: "thumbs" }, INTERP.list.thumbs(sae, table, store, id, 3)),
+      el("span", { class: "thumbs" }, INTERP.list.thumbs(sae, table, store, id, 3), INTERP.list.badges(table, id)),
       el("span", { class: "about" }, el("b", { text: String(id) }), el("small", { text: label + " " + INTERP.fixed(score, 2) })),
       el("span", { class: "name", text: INTERP.list.categoryName(sae, table, id) }));
   }
