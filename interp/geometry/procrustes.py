@@ -8,7 +8,9 @@ for independent Gaussian features with n >> d it is about 0.8488 sqrt(d / n).
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -61,7 +63,8 @@ def prepare_procrustes(x: Float[Tensor, "n d"], name: str = "x") -> ShapeLayer:
 def procrustes_values(xs: Sequence[ShapeLayer], ys: Sequence[ShapeLayer]) -> Float[Tensor, "a b"]:
     """Similarity of every pair. Cost n D E + a b min(d, e)^3."""
     n = same_rows(xs[0].x, ys[0].x)
-    return _permuted(xs, ys, np.arange(n)[None], _nuclear)[0]
+    with _small_problems():
+        return _similarities(xs, ys, np.arange(n), _nuclear)
 
 
 def procrustes_permuted(
@@ -74,22 +77,40 @@ def procrustes_permuted(
     small eigenproblem per pair and permutation: the costly measure.
     """
     same_rows(xs[0].x, ys[0].x)
-    return _permuted(xs, ys, orders, _nuclear_by_eigenvalues)
+    with _small_problems() as run:
+        parts = run(lambda order: _similarities(xs, ys, order, _nuclear_by_eigenvalues), orders)
+        return torch.stack(list(parts))
 
 
-def _permuted(xs, ys, orders, nuclear) -> Tensor:
-    out = torch.empty(len(orders), len(xs), len(ys), dtype=torch.float64)
-    for columns in _by_width(ys):
-        stacked = torch.cat([ys[j].x for j in columns], 1)
+@contextmanager
+def _small_problems() -> Iterator[Callable]:
+    """A `map` that runs as many small eigenproblems at a time as torch has threads, each on one.
+
+    Two threads on one matrix of width 100 spend their time waiting for each other: on a loaded
+    machine fifty times that of one thread.
+    """
+    count = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(count) as pool:
+            yield pool.map
+    finally:
+        torch.set_num_threads(count)
+
+
+def _similarities(xs, ys, order: np.ndarray, nuclear: Callable[[Tensor], Tensor]) -> Tensor:
+    out = torch.empty(len(xs), len(ys), dtype=torch.float64)
+    rows_of, columns_of = _by_width(xs), _by_width(ys)
+    for columns in columns_of:
         width = ys[columns[0]].x.shape[1]
-        for b, order in enumerate(torch.as_tensor(orders)):
-            moved = stacked[order]
-            for rows in _by_width(xs):
-                left = torch.cat([xs[i].x for i in rows], 1)
-                height = xs[rows[0]].x.shape[1]
-                blocks = (left.T @ moved).view(len(rows), height, len(columns), width)
-                values = nuclear(blocks.transpose(1, 2))
-                out[b][torch.tensor(rows)[:, None], torch.tensor(columns)] = values
+        moved = torch.cat([ys[j].x for j in columns], 1)[torch.as_tensor(order)]
+        for rows in rows_of:
+            left = torch.cat([xs[i].x for i in rows], 1)
+            height = xs[rows[0]].x.shape[1]
+            blocks = (left.T @ moved).view(len(rows), height, len(columns), width)
+            out[torch.tensor(rows)[:, None], torch.tensor(columns)] = nuclear(
+                blocks.transpose(1, 2)
+            )
     return out
 
 
@@ -115,20 +136,22 @@ def procrustes_deleted(
     """Similarity of every pair with fold f left out, for each f, by downdating X'Y."""
     n = same_rows(xs[0].x, ys[0].x)
     count = int(folds.max()) + 1
-    out = torch.empty(count, len(xs), len(ys), dtype=torch.float64)
     parts_x, parts_y = _fold_sums(xs, folds, count), _fold_sums(ys, folds, count)
-    members = [torch.as_tensor(folds == f) for f in range(count)]
-    for i, p in enumerate(xs):
-        for j, q in enumerate(ys):
-            whole = p.x.T @ q.x
-            kept = []
-            for f, inside in enumerate(members):
-                m = n - int(inside.sum())
-                shift = torch.outer(parts_x[i].sums[f], parts_y[j].sums[f]) / m
-                kept.append(whole - p.x[inside].T @ q.x[inside] - shift)
-            norms = parts_x[i].norms * parts_y[j].norms
-            out[:, i, j] = _nuclear_by_eigenvalues(torch.stack(kept)) / norms
-    return out
+    members = [torch.as_tensor(np.flatnonzero(folds == f)) for f in range(count)]
+    left = torch.tensor([n - len(rows) for rows in members], dtype=torch.float64)
+
+    def one_row(i: int) -> Tensor:
+        p, a = xs[i], parts_x[i]
+        out = torch.empty(count, len(ys), dtype=torch.float64)
+        for j, (q, b) in enumerate(zip(ys, parts_y, strict=True)):
+            inside = torch.stack([p.x[rows].T @ q.x[rows] for rows in members])
+            shift = a.sums[:, :, None] * b.sums[:, None, :] / left[:, None, None]
+            kept = p.x.T @ q.x - inside - shift
+            out[:, j] = _nuclear_by_eigenvalues(kept) / (a.norms * b.norms)
+        return out
+
+    with _small_problems() as run:
+        return torch.stack(list(run(one_row, range(len(xs)))), 1)
 
 
 class _FoldSums(NamedTuple):
