@@ -48,8 +48,8 @@ RECIPES: dict[str, dict[str, Any]] = {
         "smoothing": 0.1,
         "minutes": 14,
     },
-    # Non-saturating loss, lazy R1 and differentiable augmentation. R1 is small because its gradient
-    # sums over pixels: StyleGAN2-ADA (Karras et al. 2020, arXiv 2006.06676) takes 0.01 at 32 pixels.
+    # Non-saturating loss, lazy R1, differentiable augmentation. R1 is small because its gradient
+    # sums over pixels: StyleGAN2-ADA (Karras 2020, arXiv 2006.06676) takes 0.01 at 32 pixels.
     "gan": {
         "batch_size": 32,
         "lr": 2.5e-3,
