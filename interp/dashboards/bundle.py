@@ -31,15 +31,19 @@ SCRIPTS = (
     "state.js",
     "charts.js",
     "overlay.js",
+    "controls.js",
+    "map.js",
     "list.js",
     "browse.js",
     "feature.js",
     "panels.js",
     "overview.js",
     "matrix.js",
+    "pair.js",
     "compare.js",
     "main.js",
 )
+STYLES = ("base.css", "pages.css", "feature.css", "compare.css", "narrow.css")
 _MARK = '<meta name="generator" content="interp dashboard">'
 _BUNDLE = "bundle"
 
@@ -220,7 +224,7 @@ def _write_assets(folder: Path) -> None:
     import plotly
 
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("app.css", *SCRIPTS):
+    for name in (*STYLES, *SCRIPTS):
         shutil.copyfile(_ASSETS / name, folder / name)
     plotly_js = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
     shutil.copyfile(plotly_js, folder / "plotly.min.js")
@@ -241,7 +245,8 @@ def _publish(building: Path, out: Path, title: str) -> Path:
     # The start-up data stands before main.js, so that the first view needs no further round.
     names.insert(-1, f"{_BUNDLE}/data/meta.js")
     scripts = "\n".join(f'<script src="{name}"></script>' for name in names)
-    styles = f'<link rel="stylesheet" href="{_BUNDLE}/assets/app.css">'
+    sheets = [f"{_BUNDLE}/assets/{name}" for name in STYLES]
+    styles = "\n".join(f'<link rel="stylesheet" href="{name}">' for name in sheets)
     target, old = out / _BUNDLE, out / f".{_BUNDLE}-old-{os.getpid()}"
     if target.exists():
         target.rename(old)

@@ -47,17 +47,10 @@ def feature_figure(features: Any, latent: int, store: Any = None) -> "go.Figure"
     caption = (
         f"n = {int(features.n_rows):,} rows of {int(features.n_generations):,} generations; "
         f"density {float(features.density[latent]):.3g}; SAE {escape(features.sae['digest'])}, "
-        f"seed {escape(_seed(features))}; no null: a description, not a test"
+        f"seed {features.seed}; no null: a description, not a test"
     )
     title = f"Latent {latent} at {escape(features.point.name)}"
     return apply_theme(figure, title=title, caption=caption, height=560 if examples else 360)
-
-
-def _seed(features: Any) -> Any:
-    for part in (features.sae.get("spec"), features.sae.get("recipe")):
-        if isinstance(part, dict) and "seed" in part:
-            return part["seed"]
-    return "not recorded"
 
 
 def _top(features: Any, latent: int) -> list[int]:
@@ -123,7 +116,7 @@ def _add_charts(figure: Any, features: Any, latent: int, row: int) -> None:
     counts = np.asarray(features.histogram[latent])
     bars = {"marker": {"color": ACCENT}}
     figure.add_trace(go.Bar(x=centers, y=counts, width=widths, **bars), row=row, col=1)
-    figure.update_xaxes(type="log", title="activation (log scale)", row=row, col=1)
+    figure.update_xaxes(type="log", title="activation (SAE units, log scale)", row=row, col=1)
     figure.update_yaxes(type="log", title="rows per bin", row=row, col=1)
     snr = calls_record(features)["log_snr"]
     known = all(value is not None for value in snr)
@@ -133,7 +126,7 @@ def _add_charts(figure: Any, features: Any, latent: int, row: int) -> None:
     figure.add_trace(go.Scatter(x=x, y=profile, mode="lines+markers", line=line), row=row, col=3)
     figure.update_xaxes(title="log-SNR (nats)" if known else "call (index)", row=row, col=3)
     figure.update_yaxes(title="mean activation", rangemode="tozero", row=row, col=3)
-    if getattr(features, "category_profile", None) is None:
+    if not features.categories:
         return
     values = np.asarray(features.category_profile[latent], float)
     order = np.argsort(-values, kind="stable")[:8][::-1]

@@ -119,6 +119,9 @@ def _rank(cell: dict[str, Any]) -> tuple[float, float]:
     return (float("-inf") if cell["z"] is None else cell["z"], cell["value"])
 
 
+_PER_IMAGE = ("per_image", "per_image_ablation")
+
+
 def by_digest(results: Any, digests: list[str], label: str) -> list[dict[str, Any] | None]:
     """Return one plain record per SAE from a mapping keyed by digest or a sequence in order."""
     if results is None:
@@ -129,11 +132,17 @@ def by_digest(results: Any, digests: list[str], label: str) -> list[dict[str, An
             raise InputError(
                 f"{label} are keyed by SAE digest, but {unknown[0]!r} is none of {digests}"
             )
-        return [plain(results[key]) if key in results else None for key in digests]
+        return [_short(results.get(key)) for key in digests]
     results = list(results)
     if len(results) != len(digests):
         raise InputError(f"{len(results)} {label} for {len(digests)} features; pass one for each")
-    return [plain(result) for result in results]
+    return [_short(result) for result in results]
+
+
+def _short(result: Any) -> dict[str, Any] | None:
+    """A result without its values per image, which no page shows."""
+    record = plain(result)
+    return record and {key: value for key, value in record.items() if key not in _PER_IMAGE}
 
 
 def card_record(card: Any) -> dict[str, Any]:
@@ -152,7 +161,6 @@ def sae_record(features: Any) -> dict[str, Any]:
     """Return what the pages say about one SAE: its point, model, store and sizes."""
     model = plain(features.store.get("model", {}))
     name = model.get("spec", model.get("name", "")) if isinstance(model, dict) else model
-    umap = read(features, "umap")
     return {
         "point": plain(features.point),
         "sae": plain(features.sae),
@@ -164,9 +172,10 @@ def sae_record(features: Any) -> dict[str, Any]:
         "n_dead": int(np.asarray(features.dead).sum()),
         "n_examples": np.asarray(features.example_row).shape[1],
         "maps": has_maps(features),
-        "umap": umap is not None and bool(np.isfinite(umap).any()),
         "calls": calls_record(features),
-        "categories": [str(name) for name in read(features, "categories") or ()],
+        "categories": [str(name) for name in features.categories],
         "edges": plain(np.asarray(features.edges, np.float64)),
-        "coactive_measure": plain(read(features, "coactive_measure")) or "score",
+        "coactive_measure": features.coactive_measure,
+        "seed": features.seed,
+        "notes": list(features.notes),
     }

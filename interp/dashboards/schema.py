@@ -27,6 +27,9 @@ _PER_EXAMPLE = (
     "example_value",
     "example_generation",
     "example_call",
+    "example_half",
+    "example_y",
+    "example_x",
 )
 
 
@@ -38,16 +41,13 @@ def check_features(features: Any) -> None:
     if m == 0:
         raise InputError(f"{label} hold no latent; nothing to show")
     for name in _PER_LATENT + _PER_EXAMPLE:
-        value = getattr(features, name, None)
-        if value is None and name in ("umap", "category_profile", "coactive", "coactive_score"):
-            continue
-        if value is None:
-            raise InputError(f"{label} lack the field {name!r}; rerun describe()")
-        if len(value) != m:
-            raise InputError(f"{label}: {name} has {len(value)} rows, density has {m}")
+        rows = len(getattr(features, name))
+        if rows != m:
+            raise InputError(f"{label}: {name} has {rows} rows, density has {m}")
     _check_examples(features, label)
     _check_pair(features, label, "histogram", "edges", 1)
     _check_pair(features, label, "category_profile", "categories", 0)
+    calls_record(features)
     if not np.isfinite(density).all():
         raise InputError(f"{label}: density holds NaN or infinity; rerun describe()")
 
@@ -63,10 +63,7 @@ def _check_examples(features: Any, label: str) -> None:
 
 
 def _check_pair(features: Any, label: str, table: str, names: str, extra: int) -> None:
-    rows = getattr(features, table, None)
-    if rows is None:
-        return
-    width, count = np.asarray(rows).shape[1], len(getattr(features, names))
+    width, count = np.asarray(getattr(features, table)).shape[1], len(getattr(features, names))
     if count != width + extra:
         raise InputError(
             f"{label}: {table} has {width} columns but {names} has {count} entries; "
@@ -75,35 +72,21 @@ def _check_pair(features: Any, label: str, table: str, names: str, extra: int) -
 
 
 def has_maps(features: Any) -> bool:
-    """Whether the examples have spatial maps (vector points such as a GAN's w have none)."""
-    maps = getattr(features, "maps", None)
-    return maps is not None and maps.ndim == 4 and maps.shape[2] * maps.shape[3] > 1
+    """Whether the examples have maps over the picture: vectors and token lists have none."""
+    maps = np.asarray(features.maps)
+    return len(features.grid) >= 2 and maps.ndim == 4 and maps.shape[2] * maps.shape[3] > 1
 
 
-def calls_record(features: Any) -> dict[str, list]:
-    """Return the calls' t and log-SNR as two lists, from a list of records or a dict of arrays."""
-    calls = getattr(features, "calls", None)
-    n_calls = np.asarray(features.profile_calls).shape[1]
-    if calls is None:
-        return {"t": [None] * n_calls, "log_snr": [None] * n_calls}
-    if isinstance(calls, dict):
-        return {
-            key: _floats(calls.get(key), n_calls, features.point.name) for key in ("t", "log_snr")
-        }
-    record = {key: [_field(call, key) for call in calls] for key in ("t", "log_snr")}
-    return {key: _floats(value, n_calls, features.point.name) for key, value in record.items()}
-
-
-def _field(call: Any, key: str) -> Any:
-    return call.get(key) if isinstance(call, dict) else getattr(call, key, None)
-
-
-def _floats(values: Any, count: int, name: str) -> list[float | None]:
-    if values is None:
-        return [None] * count
-    if len(values) != count:
+def calls_record(features: Any) -> dict[str, list[float | None]]:
+    """Return t and log-SNR of the calls as two lists; None where a model has no such thing."""
+    calls, n_calls = features.calls, np.asarray(features.profile_calls).shape[1]
+    if len(calls) != n_calls:
         raise InputError(
-            f"features of {name}: {len(values)} calls but profile_calls has {count} columns"
+            f"features of {features.point.name}: {len(calls)} calls but profile_calls has "
+            f"{n_calls} columns"
         )
-    numbers = [float("nan") if value is None else float(value) for value in values]
-    return [number if np.isfinite(number) else None for number in numbers]
+    return {key: [_finite(call.get(key)) for call in calls] for key in ("t", "log_snr")}
+
+
+def _finite(value: float | None) -> float | None:
+    return None if value is None or not np.isfinite(value) else float(value)

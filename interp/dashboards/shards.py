@@ -38,13 +38,11 @@ def table_record(features: Any) -> dict[str, Any]:
         "dead": np.asarray(features.dead, bool),
         "preview": previews(features),
     }
-    profile = getattr(features, "category_profile", None)
-    if profile is not None and np.asarray(profile).shape[1]:
-        top, share, entropy = category_summary(np.asarray(profile))
+    if features.categories:
+        top, share, entropy = category_summary(np.asarray(features.category_profile))
         columns |= {"category": top, "share": share, "entropy": entropy}
-    umap = getattr(features, "umap", None)
-    if umap is not None and np.isfinite(umap).any():
-        columns["umap"] = np.asarray(umap, np.float32)
+    if np.isfinite(features.umap).any():
+        columns["umap"] = np.asarray(features.umap, np.float32)
     return {name: array_record(values) for name, values in columns.items()}
 
 
@@ -89,18 +87,16 @@ def shard_record(features: Any, rows: slice) -> dict[str, Any]:
         "generation": np.asarray(features.example_generation)[rows],
         "call": np.asarray(features.example_call)[rows],
         "histogram": np.asarray(features.histogram)[rows],
+        "half": np.asarray(features.example_half)[rows],
+        "y": np.asarray(features.example_y)[rows],
+        "x": np.asarray(features.example_x)[rows],
+        "categories": np.asarray(features.category_profile, np.float32)[rows],
+        "coactive": np.asarray(features.coactive)[rows],
+        "coactive_score": np.asarray(features.coactive_score, np.float32)[rows],
         "calls": np.asarray(features.profile_calls, np.float32)[rows],
         "neighbor": np.asarray(features.neighbors)[rows],
         "cosine": np.asarray(features.neighbor_cosine, np.float32)[rows],
     }
-    for name, key in (("example_half", "half"), ("example_y", "y"), ("example_x", "x")):
-        if getattr(features, name, None) is not None:
-            record[key] = np.asarray(getattr(features, name))[rows]
-    for name, key in (("category_profile", "categories"), ("coactive_score", "coactive_score")):
-        if getattr(features, name, None) is not None:
-            record[key] = np.asarray(getattr(features, name), np.float32)[rows]
-    if getattr(features, "coactive", None) is not None:
-        record["coactive"] = np.asarray(features.coactive)[rows]
     if has_maps(features):
         values = np.asarray(features.example_value, np.float32)[rows]
         record["maps"], record["scale"] = quantize(np.asarray(features.maps[rows]), values)
@@ -139,7 +135,7 @@ def highlights(features: Any) -> list[dict[str, Any]]:
     alive &= density >= np.median(density[alive])
     top, share = np.full(len(density), -1), np.zeros(len(density))
     order = -np.asarray(features.maximum, np.float64)
-    if features.category_profile is not None and np.asarray(features.category_profile).size:
+    if features.categories:
         top, share, order = category_summary(np.asarray(features.category_profile))
     ranked = [i for i in np.argsort(order, kind="stable").tolist() if alive[i]]
     first = {int(top[i]): i for i in reversed(ranked)}.values()

@@ -1,28 +1,23 @@
 """Synthetic features and stores with known content, for the dashboard's tests."""
 
 from dataclasses import dataclass, replace
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+
+from interp.features import Features
+from interp.models.points import HookPoint
 
 CATEGORIES = ("animals", "faces", "flags", "food", "nature", "objects", "symbols", "travel")
 HOSTILE = '</script><img src=x onerror="window.hacked=1"><b>bold</b> \u2028 & "quoted"'
 
 
-def point(grid: tuple[int, ...] = (8, 8), name: str = "up_blocks.1.resnets.0") -> SimpleNamespace:
-    """A hook point with the fields that the dashboard reads."""
-    fields: dict[str, Any] = {
-        "name": name,
-        "module": name,
-        "stream": "image" if grid else "entry",
-        "kind": "resid" if grid else "entry",
-        "width": 64,
-        "grid": grid,
-        "layout": "bchw" if grid else "bd",
-        "depth": 0.6,
-    }
-    return SimpleNamespace(**fields, as_dict=lambda: dict(fields))
+def point(grid: tuple[int, ...] = (8, 8)) -> HookPoint:
+    """A block of a U-Net with a map, or the entry `w` of a GAN without."""
+    if grid:
+        name = "up_blocks.1.resnets.0"
+        return HookPoint(name, name, "image", "resid", 64, grid, "bchw", 0.6)
+    return HookPoint("w", "", "entry", "entry", 64, grid, "bc", 0.0)
 
 
 @dataclass
@@ -89,7 +84,7 @@ def features(
     n_calls: int = 6,
     seed: int = 0,
     model: str = "zoo:ddpm",
-) -> SimpleNamespace:
+) -> Features:
     """Features of `n_latents` latents; every sixteenth is dead, every fiftieth is dense."""
     store = store or SyntheticStore()
     rng = np.random.default_rng(seed)
@@ -102,18 +97,17 @@ def features(
     maximum = np.where(dead, 0, rng.uniform(2, 20, m)).astype(np.float32)
     home = latent % len(CATEGORIES)
     examples = _examples(rng, m, e, maximum, home, store.n, dead)
-    maps = None
-    if len(grid) == 2:
-        maps = _maps(rng, examples["example_value"], grid)
+    maps = _maps(rng, examples["example_value"], grid if len(grid) == 2 else (1, 1))
     edges = np.linspace(-3, 2, n_bins + 1)
     centers = np.log10(np.maximum(maximum, 0.1) * 0.2)[:, None]
     bell = np.exp(-((((edges[1:] + edges[:-1]) / 2)[None] - centers) ** 2) / 0.3)
     peak = rng.uniform(0, n_calls, m)[:, None]
     q = min(8, m - 1)
-    return SimpleNamespace(
-        point=point(grid, "up_blocks.1.resnets.0" if grid else "w"),
-        sae={"digest": f"sae{seed:09d}", "spec": {"variant": "topk", "n_latents": m, "k": 32}},
-        store={"hash": store.hash, "name": "capture", "model": {"spec": model, "untrained": False}},
+    spec = {"variant": "topk", "d_in": 64, "n_latents": m, "k": 32}
+    return Features(
+        point=point(grid),
+        sae={"digest": f"sae{seed:09d}", "spec": spec, "recipe": {"seed": seed, "steps": 1200}},
+        store={"hash": store.hash, "name": "capture", "model": {"spec": model}, "recipe": {}},
         n_rows=100_000,
         n_generations=store.n,
         density=density,
@@ -126,14 +120,20 @@ def features(
         maps=maps,
         grid=grid,
         profile_calls=np.exp(-((np.arange(n_calls)[None] - peak) ** 2) / 4) * (~dead)[:, None],
-        calls=[{"t": 999 - 180 * i, "log_snr": -4.0 + 1.6 * i} for i in range(n_calls)],
+        calls=[
+            {"call": i, "t": 999.0 - 180 * i, "log_snr": -4.0 + 1.6 * i, "n_rows": 1000}
+            for i in range(n_calls)
+        ],
         category_profile=_categories(rng, m, home, dead),
         categories=list(dict.fromkeys(store.generations["category"])),
         neighbors=((latent[:, None] + np.arange(1, q + 1)) % m).astype(np.int32),
         neighbor_cosine=np.sort(rng.uniform(0.1, 0.8, (m, q)))[:, ::-1].astype(np.float32),
         coactive=((latent[:, None] + 8 * np.arange(1, q + 1)) % m).astype(np.int32),
         coactive_score=np.sort(rng.uniform(0, 0.5, (m, q)))[:, ::-1].astype(np.float32),
+        coactive_measure="Jaccard",
         umap=_umap(rng, home, dead),
+        seed=seed,
+        notes=("co-activation is counted on a random sample of 50000 rows",),
     )
 
 
@@ -158,7 +158,7 @@ def _examples(rng, m, e, maximum, home, n_generations, dead) -> dict[str, np.nda
         "example_row": row,
         "example_kind": kind,
         "example_bin": bins,
-        "example_value": value,
+        "example_value": np.where(row < 0, np.nan, value).astype(np.float32),
         "example_generation": np.where(row < 0, -1, generation).astype(np.int32),
         "example_call": rng.integers(0, 6, (m, e)).astype(np.int16),
         "example_half": np.ones((m, e), np.int8),
@@ -168,7 +168,7 @@ def _examples(rng, m, e, maximum, home, n_generations, dead) -> dict[str, np.nda
 
 
 def _maps(rng, value, grid) -> np.ndarray:
-    """A Gaussian spot per example; spot i of latent j peaks at `value[j, i]`."""
+    """A Gaussian spot per example; spot i of latent j peaks at `value[j, i]`; NaN: no example."""
     m, e = value.shape
     h, w = grid
     maps = np.empty((m, e, h, w), np.float16)
@@ -197,28 +197,6 @@ def _umap(rng, home, dead) -> np.ndarray:
     return xy
 
 
-@dataclass(frozen=True)
-class SyntheticComparison:
-    """The fields of a comparison."""
-
-    measure: str
-    value: float
-    null_mean: float
-    null_sd: float
-    z: float
-    p: float
-    low: float
-    high: float
-    n: int = 512
-    k: int | None = None
-    n_permutations: int = 200
-    seed: int = 0
-    preprocessing: str = "pooled"
-
-
-def edited(features: SimpleNamespace, **changes: Any) -> SimpleNamespace:
+def edited(features: Features, **changes: Any) -> Features:
     """The same features with some fields replaced."""
-    return SimpleNamespace(**{**vars(features), **changes})
-
-
-__all__ = ["CATEGORIES", "HOSTILE", "SyntheticStore", "edited", "features", "point", "replace"]
+    return replace(features, **changes)

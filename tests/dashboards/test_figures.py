@@ -40,7 +40,11 @@ def test_a_latents_figure_shows_pictures_maps_and_charts(one):
 def test_every_axis_with_numbers_has_a_title(one):
     figure = feature_figure(one, 3)
     titles = [axis.title.text for axis in figure.select_xaxes()]
-    assert titles == ["activation (log scale)", "log-SNR (nats)", "mean activation by category"]
+    assert titles == [
+        "activation (SAE units, log scale)",
+        "log-SNR (nats)",
+        "mean activation by category",
+    ]
 
 
 def test_maps_cover_the_whole_picture(one):

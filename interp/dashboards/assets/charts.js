@@ -4,7 +4,10 @@
 INTERP.charts = (function () {
   // plotly.js 4 offers to upload the chart unless told otherwise: see `showSendToCloud`.
   const CONFIG = {
-    displaylogo: false, showSendToCloud: false, responsive: true, displayModeBar: false,
+    displaylogo: false,
+    showSendToCloud: false,
+    responsive: true,
+    displayModeBar: false,
     modeBarButtonsToRemove: ["sendChartToCloud", "select2d", "lasso2d", "autoScale2d"],
   };
   // Pictures come first; a slow disk must not keep the charts away for ever.
@@ -22,9 +25,12 @@ INTERP.charts = (function () {
 
   /* Resolves once the pictures now on the page are decoded and painted. */
   function pictures() {
-    const images = [...document.querySelectorAll("#main img")].map((image) => image.decode().catch(() => null));
+    const images = [...document.querySelectorAll("#main img")].map((image) =>
+      image.decode().catch(() => null),
+    );
     const patience = new Promise((resolve) => setTimeout(resolve, PATIENCE));
-    const painted = () => new Promise((resolve) => requestAnimationFrame(() => setTimeout(resolve, 0)));
+    const painted = () =>
+      new Promise((resolve) => requestAnimationFrame(() => setTimeout(resolve, 0)));
     return Promise.race([Promise.all(images), patience]).then(painted);
   }
 
@@ -67,8 +73,15 @@ INTERP.charts = (function () {
   function axis(title, extra) {
     const line = INTERP.colors.token("line");
     return {
-      title: { text: title, standoff: 8, font: { size: 11.5 } }, gridcolor: line, linecolor: line, zeroline: false,
-      ticks: "outside", ticklen: 3, tickcolor: line, automargin: true, ...extra,
+      title: { text: title, standoff: 8, font: { size: 11.5 } },
+      gridcolor: line,
+      linecolor: line,
+      zeroline: false,
+      ticks: "outside",
+      ticklen: 3,
+      tickcolor: line,
+      automargin: true,
+      ...extra,
     };
   }
 
@@ -76,11 +89,21 @@ INTERP.charts = (function () {
     const ink = INTERP.colors.token("ink-2");
     return {
       font: { family: getComputedStyle(document.body).fontFamily, size: 11.5, color: ink },
-      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", height: 200,
-      margin: { l: 46, r: 10, t: 8, b: 38 }, showlegend: false, bargap: 0.06, dragmode: false,
+      paper_bgcolor: "rgba(0,0,0,0)",
+      plot_bgcolor: "rgba(0,0,0,0)",
+      height: 200,
+      margin: { l: 46, r: 10, t: 8, b: 38 },
+      showlegend: false,
+      bargap: 0.06,
+      dragmode: false,
       hoverlabel: {
-        bgcolor: INTERP.colors.token("raised"), bordercolor: INTERP.colors.token("line-strong"),
-        font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: INTERP.colors.token("ink") },
+        bgcolor: INTERP.colors.token("raised"),
+        bordercolor: INTERP.colors.token("line-strong"),
+        font: {
+          family: getComputedStyle(document.body).fontFamily,
+          size: 12,
+          color: INTERP.colors.token("ink"),
+        },
       },
       ...extra,
     };

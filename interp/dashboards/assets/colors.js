@@ -13,18 +13,33 @@ INTERP.colors = (function () {
   // "spotlight" darkens what is inactive instead of painting what is active.
   const OVERLAYS = ["ember", "viridis", "cividis", "magma", "inferno", "spotlight"];
   // Okabe and Ito (2008), with two greys at the end for long lists.
-  const CATEGORICAL = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8a7d00", "#7a5195", "#8c8c8c", "#4d4d4d"];
+  const CATEGORICAL = [
+    "#0072b2",
+    "#e69f00",
+    "#009e73",
+    "#cc79a7",
+    "#56b4e9",
+    "#d55e00",
+    "#8a7d00",
+    "#7a5195",
+    "#8c8c8c",
+    "#4d4d4d",
+  ];
   const tables = {};
 
   function table(name) {
     if (tables[name]) return tables[name];
-    const anchors = ANCHORS[name].split(" ").map((hex) => [0, 2, 4].map((k) => parseInt(hex.slice(k, k + 2), 16)));
+    const anchors = ANCHORS[name]
+      .split(" ")
+      .map((hex) => [0, 2, 4].map((k) => parseInt(hex.slice(k, k + 2), 16)));
     const out = new Uint8Array(256 * 3);
     for (let i = 0; i < 256; i++) {
       const at = (i / 255) * (anchors.length - 1);
       const low = Math.min(Math.floor(at), anchors.length - 2);
       for (let c = 0; c < 3; c++) {
-        out[3 * i + c] = Math.round(anchors[low][c] + (at - low) * (anchors[low + 1][c] - anchors[low][c]));
+        out[3 * i + c] = Math.round(
+          anchors[low][c] + (at - low) * (anchors[low + 1][c] - anchors[low][c]),
+        );
       }
     }
     tables[name] = out;

@@ -5,8 +5,14 @@
 var INTERP = (function () {
   const DATA = "bundle/data/";
   const TYPES = {
-    u1: Uint8Array, i1: Int8Array, u2: Uint16Array, i2: Int16Array,
-    u4: Uint32Array, i4: Int32Array, f4: Float32Array, f8: Float64Array,
+    u1: Uint8Array,
+    i1: Int8Array,
+    u2: Uint16Array,
+    i2: Int16Array,
+    u4: Uint32Array,
+    i4: Int32Array,
+    f4: Float32Array,
+    f8: Float64Array,
   };
   // Feature shards kept decoded; others are read again from disk in a few milliseconds.
   const SHARDS_KEPT = 24;
@@ -24,8 +30,13 @@ var INTERP = (function () {
   }
 
   function isArrayRecord(value) {
-    return value !== null && typeof value === "object" && typeof value.data === "string"
-      && value.dtype in TYPES && Array.isArray(value.shape);
+    return (
+      value !== null &&
+      typeof value === "object" &&
+      typeof value.data === "string" &&
+      value.dtype in TYPES &&
+      Array.isArray(value.shape)
+    );
   }
 
   function decodeAll(payload) {
@@ -61,7 +72,13 @@ var INTERP = (function () {
       script.onerror = () => {
         pending.delete(key);
         script.remove();
-        reject(new Error("bundle/data/" + key + ".js is missing; copy the whole folder, or build the dashboard again"));
+        reject(
+          new Error(
+            "bundle/data/" +
+              key +
+              ".js is missing; copy the whole folder, or build the dashboard again",
+          ),
+        );
       };
       document.head.append(script);
     });
@@ -82,7 +99,9 @@ var INTERP = (function () {
       if (value === null || value === undefined || value === false) continue;
       if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
       else if (name === "text") node.textContent = value;
-      else if (name === "style") for (const [key, entry] of Object.entries(value)) key.startsWith("--") ? node.style.setProperty(key, entry) : (node.style[key] = entry);
+      else if (name === "style")
+        for (const [key, entry] of Object.entries(value))
+          key.startsWith("--") ? node.style.setProperty(key, entry) : (node.style[key] = entry);
       else node.setAttribute(name, value === true ? "" : value);
     }
     for (const child of children.flat()) {
@@ -95,7 +114,8 @@ var INTERP = (function () {
     if (value === null || value === undefined || Number.isNaN(value)) return "–";
     const size = Math.abs(value);
     if (Number.isInteger(value) && size < 1e15) return value.toLocaleString("en-US");
-    if (size >= 1e5 || (size < 1e-3 && size > 0)) return value.toExponential(1).replace("e", "e").replace("-", "−");
+    if (size >= 1e5 || (size < 1e-3 && size > 0))
+      return value.toExponential(1).replace("e", "e").replace("-", "−");
     return value.toPrecision(digits || 3).replace("-", "−");
   }
 
@@ -109,7 +129,10 @@ var INTERP = (function () {
     const scaled = 100 * value;
     if (scaled === 0) return "0 %";
     if (scaled < 0.001) return scaled.toExponential(0).replace("-", "−") + " %";
-    return (scaled < 0.1 ? scaled.toFixed(3) : scaled < 10 ? scaled.toFixed(2) : scaled.toFixed(1)) + " %";
+    return (
+      (scaled < 0.1 ? scaled.toFixed(3) : scaled < 10 ? scaled.toFixed(2) : scaled.toFixed(1)) +
+      " %"
+    );
   }
 
   function pValue(value) {
@@ -133,7 +156,9 @@ var INTERP = (function () {
     for (const [name, values] of Object.entries(store.columns)) {
       if (index !== undefined && values[index] !== null) info[name] = values[index];
     }
-    info.text = String(info.caption || info.prompt || info.category || info.image_id || "generation " + generation);
+    info.text = String(
+      info.caption || info.prompt || info.category || info.image_id || "generation " + generation,
+    );
     return info;
   }
 
@@ -142,7 +167,20 @@ var INTERP = (function () {
   }
 
   return {
-    receive, load, row, el, number, fixed, percent, pValue, imageUrl, generationInfo, announce,
-    meta: () => received.get("meta"), has: (key) => received.has(key), inlineImages: null, views: {},
+    receive,
+    load,
+    row,
+    el,
+    number,
+    fixed,
+    percent,
+    pValue,
+    imageUrl,
+    generationInfo,
+    announce,
+    meta: () => received.get("meta"),
+    has: (key) => received.has(key),
+    inlineImages: null,
+    views: {},
   };
 })();

@@ -11,11 +11,40 @@ INTERP.list = (function () {
   const COLUMNS = [
     { key: "id", label: "Latent", value: (t, i) => i },
     { key: "preview", label: "Top images" },
-    { key: "density", label: "Density", title: "share of rows on which the latent is active", value: (t, i) => t.density[i], show: percent },
-    { key: "max", label: "Max", title: "largest activation", value: (t, i) => t.max[i], show: number },
-    { key: "mean", label: "Mean", title: "mean activation where active", value: (t, i) => t.mean[i], show: number },
-    { key: "category", label: "Top category", title: "category with the largest mean activation, and its share of the sum over categories", value: (t, i) => (t.share ? t.share[i] : NaN) },
-    { key: "entropy", label: "Entropy", title: "entropy of the category profile in bits; 0 means one category only", value: (t, i) => (t.entropy ? t.entropy[i] : NaN), show: (v) => INTERP.fixed(v, 2) },
+    {
+      key: "density",
+      label: "Density",
+      title: "share of rows on which the latent is active",
+      value: (t, i) => t.density[i],
+      show: percent,
+    },
+    {
+      key: "max",
+      label: "Max",
+      title: "largest activation",
+      value: (t, i) => t.max[i],
+      show: number,
+    },
+    {
+      key: "mean",
+      label: "Mean",
+      title: "mean activation where active",
+      value: (t, i) => t.mean[i],
+      show: number,
+    },
+    {
+      key: "category",
+      label: "Top category",
+      title: "category with the largest mean activation, and its share of the sum over categories",
+      value: (t, i) => (t.share ? t.share[i] : NaN),
+    },
+    {
+      key: "entropy",
+      label: "Entropy",
+      title: "entropy of the category profile in bits; 0 means one category only",
+      value: (t, i) => (t.entropy ? t.entropy[i] : NaN),
+      show: (v) => INTERP.fixed(v, 2),
+    },
   ];
 
   function categoryName(sae, table, id) {
@@ -27,7 +56,9 @@ INTERP.list = (function () {
     if (!haystacks.has(store)) {
       const texts = new Map();
       store.generation.forEach((generation, index) => {
-        const parts = ["caption", "prompt", "category", "image_id"].map((name) => (store.columns[name] || [])[index] || "");
+        const parts = ["caption", "prompt", "category", "image_id"].map(
+          (name) => (store.columns[name] || [])[index] || "",
+        );
         texts.set(generation, parts.join(" ").toLowerCase());
       });
       haystacks.set(store, texts);
@@ -43,7 +74,8 @@ INTERP.list = (function () {
     const found = new Uint8Array(m).fill(1);
     for (const word of words) {
       const hits = new Set();
-      for (const [generation, text] of haystack(store)) if (text.includes(word)) hits.add(generation);
+      for (const [generation, text] of haystack(store))
+        if (text.includes(word)) hits.add(generation);
       const named = sae.categories.map((name) => name.toLowerCase().includes(word));
       for (let i = 0; i < m; i++) {
         let hit = table.category && table.category[i] >= 0 && named[table.category[i]];
@@ -58,12 +90,16 @@ INTERP.list = (function () {
     const parts = box.split(",").map(Number);
     if (parts.length !== 4 || parts.some(Number.isNaN) || !table.umap) return null;
     const [x0, x1, y0, y1] = parts;
-    return (i) => table.umap[2 * i] >= x0 && table.umap[2 * i] <= x1 && table.umap[2 * i + 1] >= y0 && table.umap[2 * i + 1] <= y1;
+    return (i) =>
+      table.umap[2 * i] >= x0 &&
+      table.umap[2 * i] <= x1 &&
+      table.umap[2 * i + 1] >= y0 &&
+      table.umap[2 * i + 1] <= y1;
   }
 
   function filtered(sae, table, store, params) {
-    const number = /^#?(\d+)$/.exec(params.q.trim());
-    if (number && Number(number[1]) < sae.n_latents) return [Number(number[1])];
+    const exact = /^#?(\d+)$/.exec(params.q.trim());
+    if (exact && Number(exact[1]) < sae.n_latents) return [Number(exact[1])];
     const text = params.q.trim() ? matches(sae, table, store, params.q) : null;
     const box = params.box ? inBox(table, params.box) : null;
     const category = params.cat === "" ? -1 : sae.categories.indexOf(params.cat);
@@ -81,7 +117,16 @@ INTERP.list = (function () {
 
   /* Ids in the order of the present sort and filters; ties by lower id. */
   function order(sae, table, store, params) {
-    const key = [sae.index, params.sort, params.desc, params.q, params.dead, params.dense, params.cat, params.box].join("\n");
+    const key = [
+      sae.index,
+      params.sort,
+      params.desc,
+      params.q,
+      params.dead,
+      params.dense,
+      params.cat,
+      params.box,
+    ].join("\n");
     if (memo.key === key) return memo.ids;
     const column = COLUMNS.find((c) => c.key === params.sort && c.value) || COLUMNS[2];
     const sign = params.desc === "1" ? -1 : 1;
@@ -100,11 +145,20 @@ INTERP.list = (function () {
 
   function thumb(sae, store, generation) {
     const info = INTERP.generationInfo(store, generation);
-    return el("img", { src: INTERP.imageUrl(sae.store.key, generation), alt: info.text, title: info.text, width: 40, height: 40, class: store.size[0] <= 64 ? "pixelated" : "" });
+    return el("img", {
+      src: INTERP.imageUrl(sae.store.key, generation),
+      alt: info.text,
+      title: info.text,
+      width: 40,
+      height: 40,
+      class: store.size[0] <= 64 ? "pixelated" : "",
+    });
   }
 
   function thumbs(sae, table, store, id, count) {
-    return Array.from(INTERP.row(table.preview, id).subarray(0, count)).filter((g) => g >= 0).map((g) => thumb(sae, store, g));
+    return Array.from(INTERP.row(table.preview, id).subarray(0, count))
+      .filter((g) => g >= 0)
+      .map((g) => thumb(sae, store, g));
   }
 
   function badges(table, id) {
@@ -116,72 +170,151 @@ INTERP.list = (function () {
   function rowNode(context, id, compact) {
     const { sae, table, store, current } = context;
     const href = INTERP.state.link({ view: "feature", sae: sae.index, feature: id });
-    const attributes = { class: "row" + (id === current ? " current" : ""), href, role: "row", "data-id": id, "aria-current": id === current ? "true" : null };
-    const cell = (name, ...content) => el("span", { class: "cell " + name, role: "cell" }, ...content);
+    const attributes = {
+      class: "row" + (id === current ? " current" : ""),
+      href,
+      role: "row",
+      "data-id": id,
+      "aria-current": id === current ? "true" : null,
+    };
+    const cell = (name, ...content) =>
+      el("span", { class: "cell " + name, role: "cell" }, ...content);
     if (compact) {
-      return el("a", attributes, cell("id", String(id)), cell("preview", ...thumbs(sae, table, store, id, 3)), cell("density", percent(table.density[id]), badges(table, id)));
+      return el(
+        "a",
+        attributes,
+        cell("id", String(id)),
+        cell("preview", ...thumbs(sae, table, store, id, 3)),
+        cell("density", percent(table.density[id]), badges(table, id)),
+      );
     }
     const category = categoryName(sae, table, id);
     const share = table.share ? table.share[id] : 0;
-    return el("a", attributes,
+    return el(
+      "a",
+      attributes,
       cell("id", String(id), badges(table, id)),
       cell("preview", ...thumbs(sae, table, store, id, 5)),
-      cell("density", el("span", { class: "meter", style: { width: meter(table.density[id]) } }), percent(table.density[id])),
-      cell("max", number(table.max[id])), cell("mean", number(table.mean[id])),
-      cell("category", el("span", { class: "name", text: category, title: category }), category ? el("small", { text: Math.round(100 * share) + " %" }) : null),
-      cell("entropy", table.entropy ? INTERP.fixed(table.entropy[id], 2) : "–"));
+      cell(
+        "density",
+        el("span", { class: "meter", style: { width: meter(table.density[id]) } }),
+        percent(table.density[id]),
+      ),
+      cell("max", number(table.max[id])),
+      cell("mean", number(table.mean[id])),
+      cell(
+        "category",
+        el("span", { class: "name", text: category, title: category }),
+        category ? el("small", { text: Math.round(100 * share) + " %" }) : null,
+      ),
+      cell("entropy", table.entropy ? INTERP.fixed(table.entropy[id], 2) : "–"),
+    );
   }
 
   /* Densities span decades: the little bar is logarithmic, empty at 1e-5 and full at 1. */
   function meter(density) {
-    return density > 0 ? Math.max(0, Math.min(100, 100 * (1 + Math.log10(density) / 5))) + "%" : "0";
+    return density > 0
+      ? Math.max(0, Math.min(100, 100 * (1 + Math.log10(density) / 5))) + "%"
+      : "0";
   }
 
   function header(params) {
-    return el("div", { class: "row head", role: "row" }, COLUMNS.map((column) => {
-      if (!column.value) return el("span", { class: "cell " + column.key, role: "columnheader", text: column.label });
-      const active = params.sort === column.key;
-      const sort = active ? (params.desc === "1" ? "descending" : "ascending") : "none";
-      const toggle = () => INTERP.state.set({ sort: column.key, desc: active && params.desc === "1" ? "0" : "1" }, true);
-      const arrow = el("i", { class: "arrow", "aria-hidden": "true", text: active ? (params.desc === "1" ? "↓" : "↑") : "" });
-      return el("span", { class: "cell " + column.key, role: "columnheader", "aria-sort": sort },
-        el("button", { type: "button", title: column.title || "", "data-sort": column.key, onclick: toggle }, column.label, arrow));
-    }));
+    return el(
+      "div",
+      { class: "row head", role: "row" },
+      COLUMNS.map((column) => {
+        if (!column.value)
+          return el("span", {
+            class: "cell " + column.key,
+            role: "columnheader",
+            text: column.label,
+          });
+        const active = params.sort === column.key;
+        const sort = active ? (params.desc === "1" ? "descending" : "ascending") : "none";
+        const toggle = () =>
+          INTERP.state.set(
+            { sort: column.key, desc: active && params.desc === "1" ? "0" : "1" },
+            true,
+          );
+        const arrow = el("i", {
+          class: "arrow",
+          "aria-hidden": "true",
+          text: active ? (params.desc === "1" ? "↓" : "↑") : "",
+        });
+        return el(
+          "span",
+          { class: "cell " + column.key, role: "columnheader", "aria-sort": sort },
+          el(
+            "button",
+            { type: "button", title: column.title || "", "data-sort": column.key, onclick: toggle },
+            column.label,
+            arrow,
+          ),
+        );
+      }),
+    );
   }
 
   /* A scrolling list of the given ids. context: sae, table, store, current. */
   function create(context, ids, compact) {
     const height = compact ? 44 : 56;
-    const space = el("div", { class: "space", role: "rowgroup", style: { height: ids.length * height + "px" } });
+    const space = el("div", {
+      class: "space",
+      role: "rowgroup",
+      style: { height: ids.length * height + "px" },
+    });
     const scroller = el("div", { class: "scroller" }, space);
-    const root = el("div", { class: compact ? "list compact" : "list", role: "table", "aria-label": "Features", "aria-rowcount": ids.length },
-      compact ? null : header(INTERP.state.current().params), scroller);
+    const root = el(
+      "div",
+      {
+        class: compact ? "list compact" : "list",
+        role: "table",
+        "aria-label": "Features",
+        "aria-rowcount": ids.length,
+      },
+      compact ? null : header(INTERP.state.current().params),
+      scroller,
+    );
     let first = -1;
     const render = () => {
       const start = Math.max(0, Math.floor(scroller.scrollTop / height) - 4);
       if (start === first) return;
       first = start;
-      const end = Math.min(ids.length, start + Math.ceil((scroller.clientHeight || 800) / height) + 9);
-      const focused = space.contains(document.activeElement) ? document.activeElement.dataset.id : null;
-      space.replaceChildren(...ids.slice(start, end).map((id, k) => {
-        const node = rowNode(context, id, compact);
-        node.style.transform = "translateY(" + (start + k) * height + "px)";
-        node.setAttribute("aria-rowindex", start + k + 1);
-        return node;
-      }));
-      if (focused !== null) space.querySelector('[data-id="' + focused + '"]')?.focus({ preventScroll: true });
+      const end = Math.min(
+        ids.length,
+        start + Math.ceil((scroller.clientHeight || 800) / height) + 9,
+      );
+      const focused = space.contains(document.activeElement)
+        ? document.activeElement.dataset.id
+        : null;
+      space.replaceChildren(
+        ...ids.slice(start, end).map((id, k) => {
+          const node = rowNode(context, id, compact);
+          node.style.transform = "translateY(" + (start + k) * height + "px)";
+          node.setAttribute("aria-rowindex", start + k + 1);
+          return node;
+        }),
+      );
+      if (focused !== null)
+        space.querySelector('[data-id="' + focused + '"]')?.focus({ preventScroll: true });
     };
     scroller.addEventListener("scroll", render, { passive: true });
     root.reveal = (id) => {
       context.current = id;
       const at = ids.indexOf(id) * height;
-      if (at >= 0 && (at < scroller.scrollTop || at + height > scroller.scrollTop + scroller.clientHeight)) {
+      if (
+        at >= 0 &&
+        (at < scroller.scrollTop || at + height > scroller.scrollTop + scroller.clientHeight)
+      ) {
         scroller.scrollTop = Math.max(0, at - scroller.clientHeight / 3);
       }
       first = -1;
       render();
     };
-    root.refresh = () => { first = -1; render(); };
+    root.refresh = () => {
+      first = -1;
+      render();
+    };
     return root;
   }
 

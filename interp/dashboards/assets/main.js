@@ -8,29 +8,92 @@
   const THEMES = ["auto", "light", "dark"];
   let drawn = null;
 
-  meta.saes.forEach((sae, index) => { sae.index = index; });
+  meta.saes.forEach((sae, index) => {
+    sae.index = index;
+  });
 
   function message(text) {
-    main.replaceChildren(el("div", { class: "message", role: "alert" }, el("p", { text }), el("a", { class: "button", href: "#/" }, "Go to the overview")));
+    main.replaceChildren(
+      el(
+        "div",
+        { class: "message", role: "alert" },
+        el("p", { text }),
+        el("a", { class: "button", href: "#/" }, "Go to the overview"),
+      ),
+    );
   }
 
   function bar(state) {
-    const tab = (text, href, active) => el("a", { href, class: active ? "active" : "", "aria-current": active ? "page" : null }, text);
+    const tab = (text, href, active) =>
+      el(
+        "a",
+        { href, class: active ? "active" : "", "aria-current": active ? "page" : null },
+        text,
+      );
     const onSae = state.view === "browse" || state.view === "feature";
-    const choose = el("select", { "aria-label": "SAE", onchange: (event) => { location.hash = "#/sae/" + event.target.value; } },
-      meta.saes.map((sae) => el("option", { value: sae.index, text: sae.model + " · " + sae.point.name, selected: onSae && sae.index === state.sae })));
+    const choose = el(
+      "select",
+      {
+        "aria-label": "SAE",
+        onchange: (event) => {
+          location.hash = "#/sae/" + event.target.value;
+        },
+      },
+      meta.saes.map((sae) =>
+        el("option", {
+          value: sae.index,
+          text: sae.model + " · " + sae.point.name,
+          selected: onSae && sae.index === state.sae,
+        }),
+      ),
+    );
     document.getElementById("bar").replaceChildren(
       el("a", { class: "brand", href: "#/" }, "interp"),
-      el("nav", { "aria-label": "Pages" }, tab("Overview", "#/", state.view === "overview"),
-        meta.saes.length ? tab("Features", INTERP.state.link({ view: "browse", sae: onSae ? state.sae : 0 }), onSae) : null,
-        meta.alignments.length ? tab("Comparison", "#/compare/0", state.view === "compare") : null),
+      el(
+        "nav",
+        { "aria-label": "Pages" },
+        tab("Overview", "#/", state.view === "overview"),
+        meta.saes.length
+          ? tab(
+              "Features",
+              INTERP.state.link({ view: "browse", sae: onSae ? state.sae : 0 }),
+              onSae,
+            )
+          : null,
+        meta.alignments.length ? tab("Comparison", "#/compare/0", state.view === "compare") : null,
+      ),
       onSae && meta.saes.length > 1 ? choose : el("span", { class: "grow" }),
-      el("button", { type: "button", class: "icon", title: "Keyboard shortcuts (?)", "aria-label": "Keyboard shortcuts", onclick: help }, "?"),
-      el("button", { type: "button", class: "button", id: "theme", title: "Color theme", onclick: nextTheme }, "Theme: " + theme()));
+      el(
+        "button",
+        {
+          type: "button",
+          class: "icon",
+          title: "Keyboard shortcuts (?)",
+          "aria-label": "Keyboard shortcuts",
+          onclick: help,
+        },
+        "?",
+      ),
+      el(
+        "button",
+        {
+          type: "button",
+          class: "button",
+          id: "theme",
+          title: "Color theme",
+          onclick: nextTheme,
+        },
+        "Theme: " + theme(),
+      ),
+    );
   }
 
   function theme() {
-    try { return THEMES.includes(localStorage.interpTheme) ? localStorage.interpTheme : "auto"; } catch { return "auto"; }
+    try {
+      return THEMES.includes(localStorage.interpTheme) ? localStorage.interpTheme : "auto";
+    } catch {
+      return "auto";
+    }
   }
 
   function applyTheme(name) {
@@ -40,23 +103,49 @@
 
   function nextTheme() {
     const name = THEMES[(THEMES.indexOf(theme()) + 1) % THEMES.length];
-    try { localStorage.interpTheme = name; } catch { /* private windows keep no storage; the theme holds until reload */ }
+    try {
+      localStorage.interpTheme = name;
+    } catch {
+      /* private windows keep no storage; the theme holds until reload */
+    }
     applyTheme(name);
     redraw();
   }
 
   function help() {
-    const keys = [["j  or  →", "next feature"], ["k  or  ←", "previous feature"], ["/", "search"], ["o", "overlay on or off"], ["Esc", "close, or back to the table"]];
-    const dialog = el("dialog", { class: "help", "aria-label": "Keyboard shortcuts", onclose: () => dialog.remove() },
-      el("h2", { text: "Keyboard" }), INTERP.panels.table(keys), el("button", { type: "button", class: "button", onclick: () => dialog.close(), text: "Close" }));
+    const keys = [
+      ["j  or  →", "next feature"],
+      ["k  or  ←", "previous feature"],
+      ["/", "search"],
+      ["o", "overlay on or off"],
+      ["Esc", "close, or back to the table"],
+    ];
+    const dialog = el(
+      "dialog",
+      { class: "help", "aria-label": "Keyboard shortcuts", onclose: () => dialog.remove() },
+      el("h2", { text: "Keyboard" }),
+      INTERP.controls.facts(keys),
+      el("button", {
+        type: "button",
+        class: "button",
+        onclick: () => dialog.close(),
+        text: "Close",
+      }),
+    );
     document.body.append(dialog);
     dialog.showModal();
   }
 
   async function saeData(state) {
     const sae = meta.saes[state.sae];
-    if (!sae) throw new Error("There is no SAE " + state.sae + "; this dashboard has " + meta.saes.length + ".");
-    const [table, store] = await Promise.all([INTERP.load("sae" + sae.index + "/table"), INTERP.load("store/" + sae.store.key)]);
+    if (!sae)
+      throw new Error(
+        "There is no SAE " + state.sae + "; this dashboard has " + meta.saes.length + ".",
+      );
+    const [table, store] = await Promise.all([
+      INTERP.load("sae" + sae.index + "/table"),
+      INTERP.load("store/" + sae.store.key),
+    ]);
     return [sae, table, store];
   }
 
@@ -71,10 +160,13 @@
     try {
       if (state.view === "overview") INTERP.overview.render(main, meta);
       else if (state.view === "compare") {
-        if (!meta.alignments[state.alignment]) throw new Error("There is no comparison " + state.alignment + " in this dashboard.");
+        if (!meta.alignments[state.alignment])
+          throw new Error("There is no comparison " + state.alignment + " in this dashboard.");
         await INTERP.compare.render(main, meta, state);
-      } else if (state.view === "browse") INTERP.browse.update(main, ...(await saeData(state)), state);
-      else if (state.view === "feature") await INTERP.feature.render(main, ...(await saeData(state)), state);
+      } else if (state.view === "browse")
+        INTERP.browse.update(main, ...(await saeData(state)), state);
+      else if (state.view === "feature")
+        await INTERP.feature.render(main, ...(await saeData(state)), state);
       else message("This address names no page of the dashboard.");
     } catch (error) {
       message(error.message);
@@ -86,7 +178,8 @@
 
   function titleOf(state) {
     const sae = meta.saes[state.sae];
-    if (state.view === "feature" && sae) return "Latent " + state.feature + " · " + sae.point.name + " · " + meta.title;
+    if (state.view === "feature" && sae)
+      return "Latent " + state.feature + " · " + sae.point.name + " · " + meta.title;
     return state.view === "browse" && sae ? sae.point.name + " · " + meta.title : meta.title;
   }
 
@@ -94,7 +187,8 @@
 
   /* Overlay controls only repaint canvases; everything else draws the view again. */
   INTERP.changed = (names) => {
-    if (INTERP.state.current().view === "feature" && names.every((name) => LOOK.has(name))) INTERP.feature.drawOverlays();
+    if (INTERP.state.current().view === "feature" && names.every((name) => LOOK.has(name)))
+      INTERP.feature.drawOverlays();
     else show();
   };
 
@@ -104,18 +198,22 @@
   }
 
   function onKey(event) {
-    if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
+    if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]"))
+      return;
     const typing = event.target.closest("input, select, textarea");
     if (event.key === "Escape" && typing) return event.target.blur();
     if (typing) return;
     const state = INTERP.state.current();
     const onFeature = state.view === "feature";
-    if (event.key === "/" && document.getElementById("search")) document.getElementById("search").focus();
+    if (event.key === "/" && document.getElementById("search"))
+      document.getElementById("search").focus();
     else if (event.key === "?") help();
     else if (onFeature && (event.key === "j" || event.key === "ArrowRight")) INTERP.feature.move(1);
     else if (onFeature && (event.key === "k" || event.key === "ArrowLeft")) INTERP.feature.move(-1);
-    else if (onFeature && event.key === "o") INTERP.state.set({ map: state.params.map === "1" ? "0" : "1" }, false);
-    else if (onFeature && event.key === "Escape") INTERP.state.go({ view: "browse", sae: state.sae });
+    else if (onFeature && event.key === "o")
+      INTERP.state.set({ map: state.params.map === "1" ? "0" : "1" }, false);
+    else if (onFeature && event.key === "Escape")
+      INTERP.state.go({ view: "browse", sae: state.sae });
     else return;
     event.preventDefault();
   }
@@ -131,6 +229,9 @@
   document.addEventListener("keydown", onKey);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
   let resizing = 0;
-  window.addEventListener("resize", () => { clearTimeout(resizing); resizing = setTimeout(resized, 200); });
+  window.addEventListener("resize", () => {
+    clearTimeout(resizing);
+    resizing = setTimeout(resized, 200);
+  });
   show();
 })();

@@ -7,9 +7,20 @@ INTERP.matrix = (function () {
   const MAX_CELL = 34;
 
   function layerLabel(layer, withModel) {
-    const point = layer.point.replace(/(down|up)_blocks\./g, "$1.").replace("resnets.", "res.").replace("attentions.", "att.").replace("transformer_blocks.", "tb.");
-    const level = layer.log_snr === null || layer.log_snr === undefined ? "" : " @" + INTERP.fixed(layer.log_snr, 0);
-    return (withModel ? layer.model + " " : "") + (point.length > 26 ? "…" + point.slice(-25) : point) + level;
+    const point = layer.point
+      .replace(/(down|up)_blocks\./g, "$1.")
+      .replace("resnets.", "res.")
+      .replace("attentions.", "att.")
+      .replace("transformer_blocks.", "tb.");
+    const level =
+      layer.log_snr === null || layer.log_snr === undefined
+        ? ""
+        : " @" + INTERP.fixed(layer.log_snr, 0);
+    return (
+      (withModel ? layer.model + " " : "") +
+      (point.length > 26 ? "…" + point.slice(-25) : point) +
+      level
+    );
   }
 
   /* Where model changes along an axis: group separators and headings. */
@@ -26,11 +37,24 @@ INTERP.matrix = (function () {
 
   function geometry(context, layers, rows, columns, width) {
     context.font = "11px " + getComputedStyle(document.body).fontFamily;
-    const widest = (ids) => Math.min(190, Math.max(60, ...ids.map((id) => context.measureText(layerLabel(layers[id])).width)));
+    const widest = (ids) =>
+      Math.min(
+        190,
+        Math.max(60, ...ids.map((id) => context.measureText(layerLabel(layers[id])).width)),
+      );
     const left = widest(rows) + 30;
     const top = widest(columns) + 34;
-    const cell = Math.max(MIN_CELL, Math.min(MAX_CELL, Math.floor((width - left - 8) / columns.length)));
-    return { left, top, cell, width: left + cell * columns.length + 8, height: top + cell * rows.length + 8 };
+    const cell = Math.max(
+      MIN_CELL,
+      Math.min(MAX_CELL, Math.floor((width - left - 8) / columns.length)),
+    );
+    return {
+      left,
+      top,
+      cell,
+      width: left + cell * columns.length + 8,
+      height: top + cell * rows.length + 8,
+    };
   }
 
   /* spec: layers, rows, columns, lookup(i, j) -> cell or null, color(cell) -> css, selected [i, j]. */
@@ -44,11 +68,18 @@ INTERP.matrix = (function () {
     canvas.style.height = shape.height + "px";
     context.scale(ratio, ratio);
     const gap = shape.cell > 15 ? 1.5 : 0.75;
-    spec.rows.forEach((i, r) => spec.columns.forEach((j, c) => {
-      const cell = spec.lookup(i, j);
-      context.fillStyle = cell ? spec.color(cell) : spec.tokens.empty;
-      context.fillRect(shape.left + c * shape.cell, shape.top + r * shape.cell, shape.cell - gap, shape.cell - gap);
-    }));
+    spec.rows.forEach((i, r) =>
+      spec.columns.forEach((j, c) => {
+        const cell = spec.lookup(i, j);
+        context.fillStyle = cell ? spec.color(cell) : spec.tokens.empty;
+        context.fillRect(
+          shape.left + c * shape.cell,
+          shape.top + r * shape.cell,
+          shape.cell - gap,
+          shape.cell - gap,
+        );
+      }),
+    );
     labels(context, spec, shape);
     outline(context, spec, shape, spec.selected, 2.5);
     if (cursor) outline(context, spec, shape, [spec.rows[cursor[0]], spec.columns[cursor[1]]], 1.5);
@@ -62,7 +93,12 @@ INTERP.matrix = (function () {
     if (r < 0 || c < 0) return;
     context.strokeStyle = spec.tokens.ink;
     context.lineWidth = width;
-    context.strokeRect(shape.left + c * shape.cell - 1, shape.top + r * shape.cell - 1, shape.cell + 0.5, shape.cell + 0.5);
+    context.strokeRect(
+      shape.left + c * shape.cell - 1,
+      shape.top + r * shape.cell - 1,
+      shape.cell + 0.5,
+      shape.cell + 0.5,
+    );
   }
 
   function labels(context, spec, shape) {
@@ -73,23 +109,51 @@ INTERP.matrix = (function () {
     context.font = size + "px " + family;
     spec.rows.forEach((i, r) => {
       context.textAlign = "right";
-      context.fillText(layerLabel(spec.layers[i]), shape.left - 8, shape.top + (r + 0.5) * shape.cell, shape.left - 30);
+      context.fillText(
+        layerLabel(spec.layers[i]),
+        shape.left - 8,
+        shape.top + (r + 0.5) * shape.cell,
+        shape.left - 30,
+      );
     });
-    spec.columns.forEach((j, c) => rotated(context, layerLabel(spec.layers[j]), shape.left + (c + 0.5) * shape.cell, shape.top - 8, "left", shape.top - 34));
+    spec.columns.forEach((j, c) =>
+      rotated(
+        context,
+        layerLabel(spec.layers[j]),
+        shape.left + (c + 0.5) * shape.cell,
+        shape.top - 8,
+        "left",
+        shape.top - 34,
+      ),
+    );
     context.font = "600 11px " + family;
     context.fillStyle = spec.tokens.ink;
     context.strokeStyle = spec.tokens.line;
     context.lineWidth = 1;
     for (const group of groups(spec.layers, spec.rows)) {
       const span = (group.end - group.start) * shape.cell;
-      rotated(context, group.name, 9, shape.top + group.start * shape.cell + span / 2, "center", span - 4);
-      if (group.start) line(context, 2, shape.top + group.start * shape.cell - 1, shape.width - 8, null);
+      rotated(
+        context,
+        group.name,
+        9,
+        shape.top + group.start * shape.cell + span / 2,
+        "center",
+        span - 4,
+      );
+      if (group.start)
+        line(context, 2, shape.top + group.start * shape.cell - 1, shape.width - 8, null);
     }
     for (const group of groups(spec.layers, spec.columns)) {
       const span = (group.end - group.start) * shape.cell;
       context.textAlign = "center";
-      context.fillText(group.name, shape.left + group.start * shape.cell + span / 2, 9, Math.max(span - 4, 24));
-      if (group.start) line(context, shape.left + group.start * shape.cell - 1, 2, null, shape.height - 8);
+      context.fillText(
+        group.name,
+        shape.left + group.start * shape.cell + span / 2,
+        9,
+        Math.max(span - 4, 24),
+      );
+      if (group.start)
+        line(context, shape.left + group.start * shape.cell - 1, 2, null, shape.height - 8);
     }
   }
 
@@ -111,9 +175,24 @@ INTERP.matrix = (function () {
 
   /* spec also holds: describe(i, j, cell) -> nodes for the tooltip, choose(i, j). */
   function create(spec) {
-    const canvas = el("canvas", { class: "matrix", tabindex: "0", role: "img", "aria-label": "Matrix of " + spec.rows.length + " by " + spec.columns.length + " layers; arrow keys move, Enter opens a pair" });
+    const canvas = el("canvas", {
+      class: "matrix",
+      tabindex: "0",
+      role: "img",
+      "aria-label":
+        "Matrix of " +
+        spec.rows.length +
+        " by " +
+        spec.columns.length +
+        " layers; arrow keys move, Enter opens a pair",
+    });
     const tip = el("div", { class: "tip", role: "status", hidden: true });
-    const root = el("div", { class: "matrix-box" }, el("div", { class: "matrix-scroll" }, canvas), tip);
+    const root = el(
+      "div",
+      { class: "matrix-box" },
+      el("div", { class: "matrix-scroll" }, canvas),
+      tip,
+    );
     let shape = null;
     let cursor = null;
     root.paint = () => {
@@ -141,19 +220,30 @@ INTERP.matrix = (function () {
       tip.style.top = shape.top + position[0] * shape.cell + "px";
     };
     const same = (a, b) => (a && b ? a[0] === b[0] && a[1] === b[1] : a === b);
-    canvas.addEventListener("mousemove", (event) => { const position = at(event); if (!same(position, cursor)) show(position); });
+    canvas.addEventListener("mousemove", (event) => {
+      const position = at(event);
+      if (!same(position, cursor)) show(position);
+    });
     canvas.addEventListener("mouseleave", () => show(null));
     canvas.addEventListener("blur", () => show(null));
-    const choose = (position) => { if (position && spec.lookup(spec.rows[position[0]], spec.columns[position[1]])) spec.choose(spec.rows[position[0]], spec.columns[position[1]]); };
+    const choose = (position) => {
+      if (position && spec.lookup(spec.rows[position[0]], spec.columns[position[1]]))
+        spec.choose(spec.rows[position[0]], spec.columns[position[1]]);
+    };
     canvas.addEventListener("click", (event) => choose(at(event)));
     canvas.addEventListener("keydown", (event) => {
-      const step = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
+      const step = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[
+        event.key
+      ];
       if (event.key === "Enter") choose(cursor);
       if (!step) return;
       event.preventDefault();
       event.stopPropagation();
       const [r, c] = cursor || [-step[0], -step[1]];
-      show([Math.max(0, Math.min(spec.rows.length - 1, r + step[0])), Math.max(0, Math.min(spec.columns.length - 1, c + step[1]))]);
+      show([
+        Math.max(0, Math.min(spec.rows.length - 1, r + step[0])),
+        Math.max(0, Math.min(spec.columns.length - 1, c + step[1])),
+      ]);
     });
     return root;
   }

@@ -5,72 +5,104 @@ INTERP.overlay = (function () {
   const LEVELS = 254;
   const MISSING = 255;
   // Side of the canvas for smooth maps; CSS scales it to the picture.
-  const SMOOTH = 96;
+  const SMOOTH = 64;
+  const axes = {};
+  const paints = { key: "", bytes: null };
 
   function options(params) {
     return {
-      show: params.map === "1", opacity: Number(params.opacity), cmap: params.cmap,
-      threshold: Number(params.threshold), smooth: params.interp === "bilinear",
+      show: params.map === "1",
+      opacity: Number(params.opacity),
+      cmap: INTERP.colors.OVERLAYS.includes(params.cmap) ? params.cmap : "ember",
+      threshold: Number(params.threshold),
+      smooth: params.interp === "bilinear",
     };
   }
 
-  /* Bilinear value at (y, x) in cell units; cells that were not captured have no weight. */
-  function sample(map, h, w, y, x) {
-    const y0 = Math.max(0, Math.min(h - 1, Math.floor(y)));
-    const x0 = Math.max(0, Math.min(w - 1, Math.floor(x)));
-    const y1 = Math.min(h - 1, y0 + 1);
-    const x1 = Math.min(w - 1, x0 + 1);
-    const fy = Math.max(0, Math.min(1, y - y0));
-    const fx = Math.max(0, Math.min(1, x - x0));
-    let sum = 0;
-    let weight = 0;
-    const add = (value, share) => {
-      if (value === MISSING) return;
-      sum += value * share;
-      weight += share;
-    };
-    add(map[y0 * w + x0], (1 - fy) * (1 - fx));
-    add(map[y0 * w + x1], (1 - fy) * fx);
-    add(map[y1 * w + x0], fy * (1 - fx));
-    add(map[y1 * w + x1], fy * fx);
-    return weight > 0 ? sum / weight / LEVELS : NaN;
-  }
-
-  function paint(pixels, at, unit, look, table) {
-    if (look.cmap === "spotlight") {
-      const lit = Number.isNaN(unit) || unit < look.threshold ? 0 : unit;
-      pixels[at] = 12; pixels[at + 1] = 14; pixels[at + 2] = 20;
-      pixels[at + 3] = Math.round(255 * look.opacity * (1 - Math.sqrt(lit)));
-      return;
+  /* For each pixel along an axis of n cells: the two cells around it and the weight of the second. */
+  function axis(n) {
+    if (axes[n]) return axes[n];
+    const low = new Uint16Array(SMOOTH);
+    const high = new Uint16Array(SMOOTH);
+    const share = new Float32Array(SMOOTH);
+    for (let i = 0; i < SMOOTH; i++) {
+      const at = Math.max(0, Math.min(n - 1, ((i + 0.5) * n) / SMOOTH - 0.5));
+      low[i] = Math.floor(at);
+      high[i] = Math.min(n - 1, low[i] + 1);
+      share[i] = at - low[i];
     }
-    if (Number.isNaN(unit) || unit <= 0 || unit < look.threshold) return;
-    const i = 3 * Math.round(unit * 255);
-    pixels[at] = table[i]; pixels[at + 1] = table[i + 1]; pixels[at + 2] = table[i + 2];
-    // Weak activation is faint, so that the picture stays readable beneath it.
-    pixels[at + 3] = Math.round(255 * look.opacity * Math.min(1, 0.25 + 0.75 * Math.sqrt(unit)) * Math.min(1, unit * 8));
+    axes[n] = { low, high, share };
+    return axes[n];
+  }
+
+  /* Bilinear bytes [SMOOTH, SMOOTH]; cells that were not captured have no weight. */
+  function enlarge(map, h, w) {
+    const out = new Uint8Array(SMOOTH * SMOOTH);
+    const rows = axis(h);
+    const columns = axis(w);
+    for (let i = 0; i < SMOOTH; i++) {
+      const top = rows.low[i] * w;
+      const bottom = rows.high[i] * w;
+      const fy = rows.share[i];
+      for (let j = 0; j < SMOOTH; j++) {
+        const left = columns.low[j];
+        const right = columns.high[j];
+        const fx = columns.share[j];
+        const a = map[top + left];
+        const b = map[top + right];
+        const c = map[bottom + left];
+        const d = map[bottom + right];
+        const wa = a === MISSING ? 0 : (1 - fy) * (1 - fx);
+        const wb = b === MISSING ? 0 : (1 - fy) * fx;
+        const wc = c === MISSING ? 0 : fy * (1 - fx);
+        const wd = d === MISSING ? 0 : fy * fx;
+        const weight = wa + wb + wc + wd;
+        out[i * SMOOTH + j] =
+          weight > 0 ? Math.round((a * wa + b * wb + c * wc + d * wd) / weight) : MISSING;
+      }
+    }
+    return out;
+  }
+
+  /* RGBA of every byte level under the given look. */
+  function palette(look) {
+    const key = [look.cmap, look.opacity, look.threshold].join();
+    if (paints.key === key) return paints.bytes;
+    const bytes = new Uint8ClampedArray(256 * 4);
+    const table = look.cmap === "spotlight" ? null : INTERP.colors.table(look.cmap);
+    for (let level = 0; level < 256; level++) {
+      const unit = level === MISSING ? 0 : level / LEVELS;
+      const active = unit > 0 && unit >= look.threshold;
+      if (!table) {
+        bytes.set(
+          [12, 14, 20, 255 * look.opacity * (1 - (active ? Math.sqrt(unit) : 0))],
+          4 * level,
+        );
+      } else if (active) {
+        const color = table.subarray(3 * Math.round(unit * 255));
+        // Weak activation is faint, so that the picture stays readable beneath it.
+        const alpha = Math.min(1, 0.25 + 0.75 * Math.sqrt(unit)) * Math.min(1, unit * 8);
+        bytes.set([color[0], color[1], color[2], 255 * look.opacity * alpha], 4 * level);
+      }
+    }
+    paints.key = key;
+    paints.bytes = bytes;
+    return bytes;
   }
 
   /* Draw map (bytes [h * w]) on a canvas with the given look. */
   function draw(canvas, map, h, w, look) {
     canvas.hidden = !look.show;
     if (!look.show) return;
-    const height = look.smooth ? SMOOTH : h;
-    const width = look.smooth ? SMOOTH : w;
-    canvas.width = width;
-    canvas.height = height;
+    const levels = look.smooth ? enlarge(map, h, w) : map;
+    canvas.width = look.smooth ? SMOOTH : w;
+    canvas.height = look.smooth ? SMOOTH : h;
     canvas.classList.toggle("pixelated", !look.smooth);
-    const context = canvas.getContext("2d");
-    const image = context.createImageData(width, height);
-    const table = look.cmap === "spotlight" ? null : INTERP.colors.table(INTERP.colors.OVERLAYS.includes(look.cmap) ? look.cmap : "ember");
-    for (let i = 0; i < height; i++) {
-      for (let j = 0; j < width; j++) {
-        const unit = look.smooth
-          ? sample(map, h, w, ((i + 0.5) * h) / height - 0.5, ((j + 0.5) * w) / width - 0.5)
-          : map[i * w + j] === MISSING ? NaN : map[i * w + j] / LEVELS;
-        paint(image.data, 4 * (i * width + j), unit, look, table);
-      }
-    }
-    context.putImageData(image, 0, 0);
+    const colors = new Uint32Array(palette(look).buffer);
+    const image = new ImageData(canvas.width, canvas.height);
+    const pixels = new Uint32Array(image.data.buffer);
+    for (let i = 0; i < pixels.length; i++) pixels[i] = colors[levels[i]];
+    canvas.getContext("2d").putImageData(image, 0, 0);
   }
 
   return { draw, options, MISSING, LEVELS };

@@ -3,12 +3,42 @@
 
 INTERP.state = (function () {
   const DEFAULTS = {
-    sort: "density", desc: "1", q: "", dead: "0", dense: "1", cat: "", box: "", color: "category",
-    map: "1", opacity: "0.75", cmap: "ember", threshold: "0", interp: "bilinear", size: "112",
-    measure: "", by: "value", a: "", b: "", cell: "",
+    sort: "density",
+    desc: "1",
+    q: "",
+    dead: "0",
+    dense: "1",
+    cat: "",
+    box: "",
+    color: "category",
+    map: "1",
+    opacity: "0.75",
+    cmap: "ember",
+    threshold: "0",
+    interp: "bilinear",
+    size: "112",
+    measure: "",
+    by: "value",
+    a: "",
+    b: "",
+    cell: "",
   };
   // What a link into another view carries along: the list's order and filters, and the overlay's look.
-  const KEPT = ["sort", "desc", "q", "dead", "dense", "cat", "box", "map", "opacity", "cmap", "threshold", "interp", "size"];
+  const KEPT = [
+    "sort",
+    "desc",
+    "q",
+    "dead",
+    "dense",
+    "cat",
+    "box",
+    "map",
+    "opacity",
+    "cmap",
+    "threshold",
+    "interp",
+    "size",
+  ];
 
   function parse(hash) {
     const [path, query] = hash.replace(/^#\/?/, "").split(/\?(.*)/s);
