@@ -92,9 +92,8 @@ def evaluate(
             asked for.
         PointError: the store has no such point.
     """
-    check_match(
-        sae, store.points[point] if point in store.points else store.entries(point), store.model
-    )
+    store.entries(point)
+    check_match(sae, store.points[point], store.model)
     mask, generation = _judged_rows(sae, store, point, rows, allow_train)
     call = store.coords(point, columns=["call", "t", "log_snr"])
     sums = _Sums(sae, int(call["call"].max()) + 1)

@@ -44,21 +44,21 @@ def training_generations(generations: Generations, held_out: float, seed: int) -
     Raises:
         SAEError: `held_out` is positive but there is one cluster only.
     """
-    splits = np.array([str(name) for name in generations["split"]])
-    if (splits == "train").any() and (splits != "train").any():
-        return splits == "train"
+    train = np.array([str(name) == "train" for name in generations["split"]], dtype=bool)
+    if train.any() and not train.all():
+        return train
     if held_out == 0:
-        return np.ones(len(splits), dtype=bool)
+        return np.ones(len(train), dtype=bool)
     clusters = generation_units(generations)[:, 1]
     names = np.unique(clusters)
     if len(names) < 2:
         raise SAEError(
-            f"{len(splits)} generations form {len(names)} cluster(s): nothing can be held out; "
+            f"{len(train)} generations form {len(names)} cluster(s): nothing can be held out; "
             "capture more images or set held_out = 0"
         )
     order = np.argsort([unit_hash(f"split {seed}", str(name)) for name in names])
     n_held = min(max(1, round(held_out * len(names))), len(names) - 1)
-    return ~np.isin(clusters, names[order[:n_held]])
+    return np.isin(clusters, names[order[n_held:]])
 
 
 def units_of(generations: Generations, chosen: np.ndarray) -> Tensor:
@@ -68,4 +68,5 @@ def units_of(generations: Generations, chosen: np.ndarray) -> Tensor:
 
 def seen_generations(generations: Generations, trained_units: Tensor) -> np.ndarray:
     """Generations whose image or cluster is among the trained units: [g] bool."""
-    return np.isin(generation_units(generations), trained_units.numpy()).any(axis=1)
+    seen = np.isin(generation_units(generations), trained_units.numpy())
+    return seen[:, 0] | seen[:, 1]

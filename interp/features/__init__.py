@@ -1,0 +1,6 @@
+"""What each latent of a sparse autoencoder does: `describe` reads the store once, in order."""
+
+from interp.features.record import Features
+from interp.features.summary import describe
+
+__all__ = ["Features", "describe"]
