@@ -4,11 +4,13 @@ import errno
 import hashlib
 import json
 import math
+import mmap
 import os
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,8 +25,9 @@ DTYPES = {
     "U8": torch.uint8,
 }
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
-# Linux transfers at most 2^31 - 4096 bytes per call.
-_MAX_TRANSFER = 1 << 30
+# A megabyte at a time stays in the cache between hashing and writing; Linux transfers at most 2 GB
+# per call anyway.
+PIECE = 1 << 20
 # What a full disk, an exceeded quota and a file-size limit report.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -51,7 +54,21 @@ def sha256(data: bytes | memoryview) -> str:
 
 def tensor_bytes(x: Tensor) -> memoryview:
     """View the memory of a contiguous CPU tensor as bytes, without a copy."""
-    return memoryview(x.detach().reshape(-1).view(torch.uint8).numpy())
+    return x.detach().reshape(-1).view(torch.uint8).numpy().data
+
+
+def row_view(x: Tensor) -> np.ndarray:
+    """View a contiguous CPU tensor [n, d] as n opaque values, which numpy moves by memcpy."""
+    return np.frombuffer(tensor_bytes(x), dtype=f"V{x.shape[1] * x.element_size()}")
+
+
+def gather_rows(fd: int, rows: np.ndarray, out: Tensor) -> None:
+    """Fill `out` [n, d] with rows of an open tensor file, in any order."""
+    with mmap.mmap(fd, 0, access=mmap.ACCESS_READ) as mapped:
+        stored = np.frombuffer(mapped, dtype=row_view(out).dtype, offset=HEADER_BYTES)
+        row_view(out)[:] = stored[rows]
+        # The mapping cannot close while an array looks at it.
+        del stored
 
 
 def tensor_header(dtype: str, shape: tuple[int, ...]) -> bytes:
@@ -104,11 +121,19 @@ def write_all(fd: int, data: bytes | memoryview, offset: int | None = None) -> N
     view = memoryview(data)
     done = 0
     while done < len(view):
-        piece = view[done : done + _MAX_TRANSFER]
+        piece = view[done : done + PIECE]
         if offset is None:
             done += os.write(fd, piece)
         else:
             done += os.pwrite(fd, piece, offset + done)
+
+
+def write_hashed(fd: int, data: memoryview, digest: Any) -> None:
+    """Write `data` and update `digest` with it, piece by piece."""
+    for start in range(0, len(data), PIECE):
+        piece = data[start : start + PIECE]
+        write_all(fd, piece)
+        digest.update(piece)
 
 
 def write_file(path: Path, data: bytes | memoryview) -> FileEntry:
@@ -137,7 +162,7 @@ def read_into(fd: int, out: memoryview, offset: int, path: Path) -> None:
     """
     done = 0
     while done < len(out):
-        got = os.preadv(fd, [out[done : done + _MAX_TRANSFER]], offset + done)
+        got = os.preadv(fd, [out[done : done + PIECE]], offset + done)
         if got == 0:
             raise StoreError(
                 f"{path} is truncated: {offset + done} bytes where at least {offset + len(out)} "

@@ -67,6 +67,7 @@ def write_store(
     t: Sequence[float] = (),
     log_snr: Sequence[float] = (),
     model: Mapping[str, Any] | None = None,
+    recipe: Mapping[str, Any] | None = None,
     shard_size: int = 0,
 ) -> ActivationStore:
     """Write activations that you already have as a store under `out`.
@@ -79,27 +80,22 @@ def write_store(
         images: one per generation.
         t, log_snr: one per call.
         model: identity of the model.
+        recipe: what made the values; without it their digest is the recipe.
         shard_size: generations per shard; 0 puts all into one.
 
     Raises:
         InputError: shapes that do not belong together, NaN or inf.
     """
-    counts = {len(x) for x in values.values()}
-    if len(counts) != 1 or any(x.ndim != 4 for x in values.values()):
-        shapes = {name: list(x.shape) for name, x in values.items()}
-        raise InputError(f"values must be [g, calls, p, d] with one g, got {shapes}")
-    count = counts.pop()
+    count = _common_length(values)
     chosen = {point.name: point for point in points} or {
         name: _made_up(name, x) for name, x in values.items()
     }
-    table = complete_table(generations or {"image_id": [f"image{g}" for g in range(count)]}, count)
-    digest = hashlib.sha256()
-    for x in values.values():
-        digest.update(tensor_bytes(x.contiguous()))
+    blank = {"image_id": [f"image{g}" for g in range(count)]}
+    table = complete_table(generations or blank, count)
     manifest = Manifest(
         points=tuple(chosen[name] for name in values),
         model=dict(model or {"spec": "arrays"}),
-        recipe={"kind": "arrays", "sha256": digest.hexdigest()},
+        recipe={"kind": "arrays", **(recipe or {"sha256": _digest(values)})},
         rows={"positions": "all"},
         images=None,
         n_generations=count,
@@ -116,6 +112,21 @@ def write_store(
             writer.finish(part, None if images is None else images[start:stop], {})
     clean_store(path, manifest)
     return open_store(path)
+
+
+def _common_length(values: Mapping[str, Tensor]) -> int:
+    counts = {len(x) for x in values.values()}
+    if len(counts) != 1 or any(x.ndim != 4 for x in values.values()):
+        shapes = {name: list(x.shape) for name, x in values.items()}
+        raise InputError(f"values must be [g, calls, p, d] with one g, got {shapes}")
+    return counts.pop()
+
+
+def _digest(values: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for x in values.values():
+        digest.update(tensor_bytes(x.contiguous()))
+    return digest.hexdigest()
 
 
 def _append(

@@ -1,7 +1,7 @@
 """The JSON of a store: the manifest, one entry per shard, and their strict reading."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -311,7 +311,7 @@ def _digest(value: Any) -> str:
     return value
 
 
-def _typed(value: Any, kind: Callable[..., T]) -> T:
-    if not isinstance(value, kind):  # type: ignore[arg-type]
+def _typed(value: Any, kind: type[T]) -> T:
+    if not isinstance(value, kind):
         raise TypeError(f"{value!r} is not a {kind}")
     return value

@@ -47,12 +47,13 @@ def start_store(path: Path, manifest: Manifest) -> None:
     ours = {"tmp", "manifest.json"}
     if path.exists() and any(child.name not in ours for child in path.iterdir()):
         raise StoreError(f"{path} exists and is not an activation store; choose another folder")
-    temporary = path / "tmp"
+    temporary = path / "tmp" / f"manifest-{os.getpid()}.json"
     try:
-        temporary.mkdir(parents=True, exist_ok=True)
-        write_atomic(file, manifest.encode(), temporary / f"manifest-{os.getpid()}.json")
+        temporary.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(file, manifest.encode(), temporary)
         sync_folder(path.parent)
     except OSError as error:
+        temporary.unlink(missing_ok=True)
         raise explain(error, path, "the manifest") from error
 
 

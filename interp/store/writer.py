@@ -33,6 +33,7 @@ from interp.store.files import (
     tensor_bytes,
     tensor_header,
     write_all,
+    write_hashed,
 )
 from interp.store.manifest import Manifest, PointEntry, ShardEntry
 from interp.store.staging import Staging, explain
@@ -118,12 +119,10 @@ class ShardWriter:
         x = x.detach().to("cpu").contiguous()
         if not file.statistics.update(x):
             raise _not_finite(name, x, segment)
-        data = tensor_bytes(x)
         try:
-            write_all(file.fd, data)
+            write_hashed(file.fd, tensor_bytes(x), file.digest)
         except OSError as error:
             raise self._explain(error) from error
-        file.digest.update(data)
         file.dtype, file.grid = x.dtype, grid
         file.rows += len(x)
         file.segments.append(segment)
