@@ -46,7 +46,7 @@ def export(
     card = {
         "name": f"zoo:{name}" if seed == 0 else f"zoo:{name}/{seed}",
         "data": data,
-        "recipe": job.extra["recipe"],
+        "recipe": {key: x for key, x in job.extra["recipe"].items() if key != "minutes"},
         "training": {
             "steps": job.step_count,
             "images_seen": job.step_count * job.batch_size,
