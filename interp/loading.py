@@ -2,7 +2,8 @@
 
 import difflib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 
 from interp.errors import InputError
-from interp.models import GAN, VAE, Adapter, Custom, Encoder, Model, Transformer, UNet
+from interp.models import GAN, VAE, Adapter, Bridge, Custom, Encoder, Model, Transformer, UNet
 
 UNETS = (
     "UNet2DModel",
@@ -72,7 +73,10 @@ def load(
     if untrained:
         model.provenance["init_seed"] = seed
     for part in {id(m): m for m in (model.root, *model.components().values())}.values():
-        part.to(device=device, dtype=target)
+        part.to(device)
+        # Networks that hold this type already would only warn.
+        if target is not None and any(p.dtype != target for p in part.parameters()):
+            part.to(target)
         part.eval()
     return model
 
@@ -228,7 +232,17 @@ def _wrap_vision(
 
 
 def _load_lens(spec: str, rest: str, *, untrained: bool, seed: int, extra: tuple) -> Model:
-    raise NotImplementedError
+    from transformer_lens.model_bridge import TransformerBridge
+
+    if not untrained:
+        return Bridge(TransformerBridge.boot_transformers(rest), spec, extra=extra)
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    with fresh_state(seed):
+        network = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(rest))
+    tokenizer = AutoTokenizer.from_pretrained(rest)
+    bridge = TransformerBridge.boot_transformers(rest, hf_model=network, tokenizer=tokenizer)
+    return Bridge(bridge, spec, extra=extra)
 
 
 # objects
@@ -240,6 +254,10 @@ def _load_object(spec: Any, adapter: Adapter | None, **options: Any) -> Model:
         untrained, seed = options["untrained"], options["seed"]
         network = rebuild(spec, seed) if untrained else spec
         return Custom(network, name, adapter=adapter, extra=options["extra"])
+    if hasattr(spec, "hook_dict") and hasattr(spec, "cfg"):
+        if options["untrained"]:
+            raise InputError("boot an untrained TransformerBridge yourself and pass it")
+        return Bridge(spec, name, extra=options["extra"])
     if hasattr(spec, "components") and hasattr(spec, "scheduler"):
         return _wrap_pipeline(spec, name, "", **options)
     if type(spec).__name__ in UNETS + TRANSFORMERS + VAES:
@@ -261,9 +279,7 @@ def rebuild(network: nn.Module, seed: int) -> nn.Module:
     Raises:
         InputError: a module has parameters but neither config nor `reset_parameters`.
     """
-    with torch.random.fork_rng(devices=[]):
-        # Not torch.manual_seed, which also seeds every accelerator.
-        torch.default_generator.manual_seed(seed)
+    with fresh_state(seed):
         config: Any = getattr(network, "config", None)
         cls: Any = type(network)
         if hasattr(cls, "from_config") and config is not None and hasattr(config, "items"):
@@ -273,6 +289,15 @@ def rebuild(network: nn.Module, seed: int) -> nn.Module:
         else:
             fresh = _reset(network)
     return fresh.to(next(network.parameters()).dtype).eval()
+
+
+@contextmanager
+def fresh_state(seed: int) -> Iterator[None]:
+    """Seed the CPU's global random state for the length of the context; then it is as before."""
+    with torch.random.fork_rng(devices=[]):
+        # Not torch.manual_seed, which also seeds every accelerator.
+        torch.default_generator.manual_seed(seed)
+        yield
 
 
 def _reset(network: nn.Module) -> nn.Module:

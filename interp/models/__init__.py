@@ -1,5 +1,6 @@
 """Reach into a network: hook points, reading and editing; one file per family of networks."""
 
+from interp.models.bridge import Bridge
 from interp.models.custom import Adapter, Custom
 from interp.models.editing import Call, editing
 from interp.models.encoder import Encoder
@@ -28,6 +29,7 @@ FAMILIES: dict[str, type[Model]] = {
     "vae": VAE,
     "gan": GAN,
     "encoder": Encoder,
+    "bridge": Bridge,
     "custom": Custom,
 }
 
@@ -36,6 +38,7 @@ __all__ = [
     "GAN",
     "VAE",
     "Adapter",
+    "Bridge",
     "Call",
     "Custom",
     "EncodeBatch",

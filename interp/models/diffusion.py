@@ -146,13 +146,14 @@ class Host:
             arguments["prompt"] = list(batch.prompts or [""] * len(batch.seeds))
             if batch.negative_prompt:
                 arguments["negative_prompt"] = [batch.negative_prompt] * len(batch.seeds)
-        # Binning changes the size that was asked for and resizes the result.
-        optional = {"height": batch.height, "width": batch.width, "use_resolution_binning": False}
-        for key, value in optional.items():
-            if key in takes and (value or key == "use_resolution_binning"):
-                arguments[key] = value
-            elif value:
+        for key, value in {"height": batch.height, "width": batch.width}.items():
+            if value and key not in takes:
                 raise InputError(f"{self.kind} takes no {key}")
+            if value:
+                arguments[key] = value
+        # Binning resizes the result; cleaning changes the prompt (and needs Beautiful Soup).
+        fixed = ("use_resolution_binning", "clean_caption")
+        arguments |= {key: False for key in fixed if key in takes}
         if "negative_prompt" in arguments and "negative_prompt" not in takes:
             raise InputError(f"{self.kind} takes no negative prompt")
         if self.conditional_first:

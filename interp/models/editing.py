@@ -100,7 +100,7 @@ def _visit(
             return None
         unfolded = in_order(unfold(value, site, clock), model)
         new = _edited(unfolded, point, edit, call, halves)
-        new = in_order(new, model).reshape(value.shape)
+        new = in_order(new, model)
         last[:] = [value, new]
         done.add(site.name)
         return new

@@ -96,6 +96,15 @@ class Site:
     also: tuple[str, ...] = ()
 
 
+def input_sites(*, layout: str = "", square: bool = False) -> list[Site]:
+    """Return a denoiser's input: "x_T" at a generation's first call, "x_t" at every call."""
+    entry = {"kind": "entry", "stream": "entry", "layout": layout, "square": square}
+    return [
+        Site("x_T", "", "input", calls="first", modes=("generate",), **entry),
+        Site("x_t", "", "input", **entry),
+    ]
+
+
 def unknown(name: str, known: Iterable[str], what: str) -> PointError:
     """Return the error for a name that does not exist, with the closest ones that do."""
     known = list(known)

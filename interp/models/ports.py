@@ -1,6 +1,7 @@
 """Hooks on one site: find the tensor in what a module takes or returns, and put another there."""
 
 import copy
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -15,10 +16,15 @@ from interp.models.points import Site
 Visit = Callable[[Tensor], Tensor | None]
 
 
+@functools.cache
+def _signature(cls: type) -> inspect.Signature:
+    # The instance's forward may be wrapped (offload hooks); the class's signature is the truth.
+    return inspect.signature(cls.forward)
+
+
 def bound_arguments(module: nn.Module, args: tuple, kwargs: dict) -> dict[str, Any]:
     """Return the call's arguments by name, from the class's own `forward`."""
-    # The instance's forward may be wrapped (offload hooks); the class's signature is the truth.
-    signature = inspect.signature(type(module).forward)
+    signature = _signature(type(module))
     bound = signature.bind_partial(module, *args, **kwargs).arguments
     bound.pop(next(iter(signature.parameters)), None)
     for parameter in signature.parameters.values():
@@ -29,7 +35,7 @@ def bound_arguments(module: nn.Module, args: tuple, kwargs: dict) -> dict[str, A
 
 def _locate(module: nn.Module, site: Site, args: tuple, kwargs: dict) -> tuple[str, Any]:
     """Return ("args", index) or ("kwargs", name) of the site's argument."""
-    names = [p for p in inspect.signature(type(module).forward).parameters if p != "self"]
+    names = [p for p in _signature(type(module)).parameters if p != "self"]
     name = site.argument or (names[0] if names else "")
     if name in kwargs:
         return "kwargs", name
@@ -91,9 +97,16 @@ def attach(module: nn.Module, site: Site, visit: Visit) -> list[RemovableHandle]
     def hook(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
         value = pick(output, site)
         new = None if value is None else visit(value)
-        return None if new is None else put(output, site, new)
+        return None if new is None else put(output, site, _placed(new, value))
 
     return [module.register_forward_hook(hook, with_kwargs=True)]
+
+
+def _placed(new: Tensor, host: Tensor) -> Tensor:
+    """Return `new` with the host's shape and strides: kernels, and so the last bit, follow them."""
+    new = new.reshape(host.shape)
+    # Even the stride of an axis of length 1 decides whether a map counts as channels-last.
+    return new if new.stride() == host.stride() else torch.empty_like(host).copy_(new)
 
 
 def _input_hook(site: Site, visit: Visit) -> Callable:
@@ -104,7 +117,7 @@ def _input_hook(site: Site, visit: Visit) -> Callable:
         new = None if value is None else visit(value)
         if new is None:
             return None
-        changed = put(given, site, new)
+        changed = put(given, site, _placed(new, value))
         if where == "kwargs":
             return args, {**kwargs, key: changed}
         return (*args[:key], changed, *args[key + 1 :]), kwargs
@@ -128,7 +141,7 @@ def _attach_delta(module: nn.Module, site: Site, visit: Visit) -> list[Removable
         if new is None:
             return None
         # in + (out - in) rounds: where the edit left the delta alone, the host's own bits stay.
-        return put(output, site, torch.where(new == delta, value, start + new))
+        return put(output, site, _placed(torch.where(new == delta, value, start + new), value))
 
     return [
         module.register_forward_pre_hook(enter, with_kwargs=True),

@@ -62,7 +62,7 @@ def from_rows(
             "return as many rows of the same width as were given"
         )
     inverse = [order.index(axis) for axis in range(len(order))]
-    # The strides of `like`, not contiguous ones: kernels, and so the last bit, depend on them.
+    # The strides of `like`, not contiguous ones: kernels, and so the last bit, follow them.
     return torch.empty_like(like).copy_(rows.reshape(moved.shape).permute(inverse))
 
 

@@ -11,11 +11,11 @@ from interp.models.clock import Facts, timestep_of
 from interp.models.diffusion import Host
 from interp.models.inputs import EncodeBatch, GenerateBatch
 from interp.models.model import Model
-from interp.models.points import Site
+from interp.models.points import Site, input_sites
 
 # (text, image) is what these blocks return; the others return the image stream alone.
 JOINT = ("JointTransformerBlock", "FluxTransformerBlock", "FluxSingleTransformerBlock")
-BRANCHES = ("attn1", "attn2", "attn", "ff", "ff_context", "proj_out")
+BRANCHES = ("attn1", "attn2", "attn", "ff", "ff_context")
 EMBEDDERS = ("pos_embed", "x_embedder", "context_embedder", "caption_projection", "proj_out")
 
 
@@ -45,12 +45,7 @@ class Transformer(Model):
 
     def list_sites(self) -> list[Site]:
         """Return the input, embedders, every block and its branches, and the output."""
-        sites = [
-            Site(
-                "x_T", "", "input", kind="entry", stream="entry", calls="first", modes=("generate",)
-            ),
-            Site("x_t", "", "input", kind="entry", stream="entry"),
-        ]
+        sites = input_sites(square=True)
         for path, module in self.root.named_modules():
             owner, _, leaf = path.rpartition(".")
             if leaf.isdigit() and owner in ("transformer_blocks", "single_transformer_blocks"):
@@ -175,14 +170,13 @@ def _block_sites(path: str, module: nn.Module) -> list[Site]:
         if name == "attn2" and not joint:
             context = {"argument": "encoder_hidden_states", "stream": "context", "kind": "entry"}
             sites.append(Site(f"context.{branch}", branch, "input", **context))
-        if name not in BRANCHES:
+        # Single blocks run their branches on text and image in one sequence: no stream of its own.
+        if name not in BRANCHES or "single" in path:
             continue
-        both = joint and name == "attn" and "single" not in path
+        both = joint and name == "attn"
         stream = "text" if name == "ff_context" else "image"
-        single = "single" in path
-        square = stream == "image" and not single
-        item = 0 if both else None
-        sites.append(Site(branch, branch, item=item, stream=stream, kind="contrib", square=square))
+        more = {"stream": stream, "kind": "contrib", "square": stream == "image"}
+        sites.append(Site(branch, branch, item=0 if both else None, **more))
         if both:
             more = {"item": 1, "stream": "text", "kind": "contrib"}
             sites.append(Site(f"{branch}:text", branch, **more))

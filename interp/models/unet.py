@@ -11,7 +11,7 @@ from interp.models.clock import Facts, timestep_of
 from interp.models.diffusion import Host
 from interp.models.inputs import EncodeBatch, GenerateBatch
 from interp.models.model import Model
-from interp.models.points import Site
+from interp.models.points import Site, input_sites
 
 # Lists whose members are blocks: what a member returns is a residual stream.
 BLOCKS = (
@@ -83,13 +83,9 @@ class UNet(Model):
     def list_sites(self) -> list[Site]:
         """Return every block, branch, sampler, skip, context and the input."""
         fold = "f" if self.video else ""
-        sites = [
-            Site(
-                "x_T", "", "input", kind="entry", stream="entry", calls="first", modes=("generate",)
-            ),
-            Site("x_t", "", "input", kind="entry", stream="entry"),
-            Site("conv_in", "conv_in", fold=fold),
-        ]
+        # SVD's root takes frames before channels.
+        layout = "bfchw" if "SpatioTemporal" in type(self.root).__name__ else ""
+        sites = [*input_sites(layout=layout), Site("conv_in", "conv_in", fold=fold)]
         if hasattr(self.root, "transformer_in"):
             sites.append(Site("transformer_in", "transformer_in", fold=fold, delta=True))
         for path, module in self.root.named_modules():

@@ -61,7 +61,7 @@ class VAE(Model):
                 flat = self.kind == "AutoencoderTiny" and owner == "layers"
                 listed = leaf.isdigit() and owner.rpartition(".")[2] in BLOCKS
                 if flat or listed or path in ENDS:
-                    delta = listed and "sampler" not in path or flat
+                    delta = (listed and "sampler" not in path) or flat
                     sites.append(Site(f"{half}.{path}", f"{half}.{path}", delta=delta, modes=modes))
         both = ("generate", "encode")
         if getattr(self.root, "quant_conv", None) is not None:
