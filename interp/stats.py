@@ -155,11 +155,12 @@ def max_t(
     if len(permuted) < 1:
         raise InputError("max-T needs at least one permutation")
     both = np.concatenate([observed[None], permuted])
-    mean = both.mean(0) if mean is None else mean
-    sd = both.std(0) if sd is None else sd
-    if bool((sd <= 0).any()):
-        raise InputError(f"{int((sd <= 0).sum())} of {len(sd)} cells do not vary under permutation")
-    z, z_null = (observed - mean) / sd, (permuted - mean) / sd
+    middle = both.mean(0) if mean is None else mean
+    scale = both.std(0) if sd is None else sd
+    if bool((scale <= 0).any()):
+        still = int((scale <= 0).sum())
+        raise InputError(f"{still} of {len(scale)} cells do not vary under permutation")
+    z, z_null = (observed - middle) / scale, (permuted - middle) / scale
     strongest_first = np.argsort(-z, kind="stable")
     weaker = np.maximum.accumulate(z_null[:, strongest_first[::-1]], axis=1)[:, ::-1]
     ordered = z[strongest_first]
@@ -171,10 +172,10 @@ def max_t(
 
 def holm(p: Sequence[float]) -> Float[np.ndarray, " m"]:
     """Holm's step-down adjusted p-values: valid under any dependence. Source: Holm 1979."""
-    p = np.asarray(p, dtype=np.float64)
-    order = np.argsort(p, kind="stable")
-    scaled = (len(p) - np.arange(len(p))) * p[order]
-    out = np.empty(len(p))
+    raw = np.asarray(p, dtype=np.float64)
+    order = np.argsort(raw, kind="stable")
+    scaled = (len(raw) - np.arange(len(raw))) * raw[order]
+    out = np.empty(len(raw))
     out[order] = np.minimum(1, np.maximum.accumulate(scaled))
     return out
 
@@ -223,7 +224,7 @@ def make_folds(
 
 
 def jackknife(
-    value: Float[np.ndarray, "*s"],
+    value: Float[np.ndarray, "*s"] | float,
     deleted: Float[np.ndarray, "f *s"],
     *,
     level: float = 0.95,

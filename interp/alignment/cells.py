@@ -97,8 +97,7 @@ class Block(NamedTuple):
 
 def compute_block(
     measure: Measure,
-    first: Sequence[Any],
-    second: Sequence[Any],
+    layers: tuple[Sequence[Any], Sequence[Any]],
     setting: Setting,
     orders: np.ndarray | None = None,
     folds: np.ndarray | None = None,
@@ -108,19 +107,19 @@ def compute_block(
     Cells are standardized by the exact moments where every pairing is allowed and the measure has
     them, else by the permutations.
     """
-    value = measure.values(first, second).numpy()
+    value = measure.values(*layers).numpy()
     mean = sd = p = permuted = deleted = interval = None
     if orders is not None:
-        permuted = measure.permuted(first, second, setting.spread(orders)).numpy()
+        permuted = measure.permuted(*layers, setting.spread(orders)).numpy()
         cells = (value.ravel(), permuted.reshape(len(permuted), -1))
         if measure.moments is not None and not setting.restricted:
-            mean, sd = (m.numpy() for m in measure.moments(first, second))
+            mean, sd = (m.numpy() for m in measure.moments(*layers))
             p = max_t(*cells, mean.ravel(), sd.ravel()).reshape(value.shape)
         else:
             mean, sd = permuted.mean(0), permuted.std(0, ddof=1)
             p = max_t(*cells).reshape(value.shape)
     if folds is not None:
-        deleted = measure.deleted(first, second, folds).numpy()
+        deleted = measure.deleted(*layers, folds).numpy()
         interval = jackknife(value, deleted)
     return Block(value, mean, sd, p, permuted, deleted, interval)
 
@@ -129,17 +128,18 @@ def comparison_at(
     block: Block, at: tuple[int, int], name: str, setting: Setting, k: int | None, how: str
 ) -> Comparison:
     """One pair of a block as a record."""
-    value, mean, sd, p = (
-        None if part is None else float(part[at])
-        for part in (block.value, block.null_mean, block.null_sd, block.p)
-    )
-    assert value is not None
+    value = float(block.value[at])
+    mean, sd, p = (_number(part, at) for part in (block.null_mean, block.null_sd, block.p))
     z = (value - mean) / sd if mean is not None and sd else None
     low, high = _bounds(block.interval, at)
     count = 0 if p is None else setting.n_permutations
     return Comparison(
         name, value, mean, sd, z, p, low, high, setting.n, k, count, setting.seed, how
     )
+
+
+def _number(part: np.ndarray | None, at: tuple[int, int]) -> float | None:
+    return None if part is None else float(part[at])
 
 
 def _bounds(interval: Interval | None, at: tuple[int, int]) -> tuple[float | None, float | None]:
@@ -153,18 +153,19 @@ def block_cells(
     record: Any,
 ) -> Iterator[Cell]:
     """Cells of a block, i < j only; record(at, i, j) gives each one's Comparison."""
-    change = None if twin is None else block.value - twin.value
-    interval = None
-    if twin is not None and block.folds is not None and twin.folds is not None:
-        interval = jackknife(change, block.folds - twin.folds)
+    other, change, interval = None, None, None
+    if twin is not None:
+        other, change = twin.value, block.value - twin.value
+        if block.folds is not None and twin.folds is not None:
+            interval = jackknife(change, block.folds - twin.folds)
     for a, i in enumerate(places[0]):
         for b, j in enumerate(places[1]):
             if i >= j:
                 continue
             at = (a, b)
             folds = () if block.folds is None else tuple(block.folds[:, a, b].tolist())
-            beside = (None, None) if twin is None else (float(twin.value[at]), float(change[at]))
-            yield Cell(i, j, record(at, i, j), *beside, *_bounds(interval, at), folds)
+            beside = (_number(other, at), _number(change, at), *_bounds(interval, at))
+            yield Cell(i, j, record(at, i, j), *beside, folds)
 
 
 def block_family(
@@ -172,7 +173,9 @@ def block_family(
 ) -> Family:
     """The hypothesis that no pairing of the layers of two models is aligned; p before Holm."""
     assert block.p is not None
-    z = np.subtract(block.value, block.null_mean) / block.null_sd
+    assert block.null_mean is not None
+    assert block.null_sd is not None
+    z = (block.value - block.null_mean) / block.null_sd
     a, b = np.unravel_index(np.lexsort((-z.ravel(), block.p.ravel()))[0], z.shape)
     p = float(block.p[a, b])
     return Family(*pair, name, z.size, (places[0][a], places[1][b]), p, p)

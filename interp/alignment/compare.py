@@ -89,7 +89,7 @@ def compare(
     )
     first, second = ([setting.prepare(spec, one)] for one in pair)
     orders = setting.orders("y") if n_permutations else None
-    block = compute_block(spec, first, second, setting, orders, setting.folds)
+    block = compute_block(spec, (first, second), setting, orders, setting.folds)
     return comparison_at(block, (0, 0), measure, setting, setting.n_counted(spec), SCALING)
 
 
@@ -179,8 +179,8 @@ class _Job:
 
 
 def _load(model: str, source: Source, options: dict[str, str]) -> list[Representation]:
-    parts = (source,) if isinstance(source, ActivationStore) else source
-    if isinstance(parts, tuple) and parts and isinstance(parts[0], ActivationStore):
+    parts: Sequence[Any] = (source,) if isinstance(source, ActivationStore) else source
+    if parts and isinstance(parts[0], ActivationStore) and len(parts) <= 3:
         points = parts[1] if len(parts) > 1 else ("*",)
         calls = parts[2] if len(parts) > 2 else None
         points = (points,) if isinstance(points, str) else points
@@ -246,20 +246,20 @@ def _measure_cells(
         test = frozenset(pair) in tested
         # Within a model there is nothing to permute; an interval there has no use and a cost.
         judged = test or any(job.layers[part[0]].reference for part in places)
-        moved = relative(*(orders[m] for m in pair)) if test and orders else None
+        moved = relative(orders[pair[0]], orders[pair[1]]) if test and orders else None
         folds = setting.folds if judged else None
-        block = compute_block(measure, *_pick(own, places), setting, moved, folds)
+        block = compute_block(measure, _pick(own, places), setting, moved, folds)
         beside = None
         if judged and any(job.twins[i] is not None for part in places for i in part):
-            beside = compute_block(measure, *_pick(twins, places), setting, None, folds)
+            beside = compute_block(measure, _pick(twins, places), setting, None, folds)
         cells += block_cells(block, beside, places, partial(record, block))
         if block.p is not None:
             families.append(block_family(block, pair, places, name))
     return cells, families
 
 
-def _pick(prepared: Sequence[Any], places: tuple[list[int], list[int]]) -> list[list[Any]]:
-    return [[prepared[i] for i in part] for part in places]
+def _pick(prepared: Sequence[Any], places: tuple[list[int], list[int]]) -> tuple[list, list]:
+    return [prepared[i] for i in places[0]], [prepared[j] for j in places[1]]
 
 
 def _alignment(job: _Job, cells, families: list[Family], strata: str) -> Alignment:

@@ -195,7 +195,7 @@ class Alignment:
             raise InputError("one of the cells has no fold values: only cells between models have")
         value = a.comparison.value - b.comparison.value
         folds = np.asarray(a.folds) - np.asarray(b.folds)
-        return value, jackknife(np.float64(value), folds)
+        return value, jackknife(value, folds)
 
     def table(self, measure: str | None = None) -> list[dict[str, Any]]:
         """One flat row per cell between different models or references, strongest z first."""
