@@ -54,4 +54,6 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, state: list[dict[str, Te
     """Put `optimizer_state` back."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for parameter, values in zip(parameters, state, strict=True):
-        optimizer.state[parameter] = {name: value.clone() for name, value in values.items()}
+        optimizer.state[parameter] = {
+            name: value.to(parameter.device, copy=True) for name, value in values.items()
+        }

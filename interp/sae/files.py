@@ -108,7 +108,7 @@ def _build_empty(config: dict[str, Any], directory: Path) -> "SAE":
     from interp.sae import VARIANTS
 
     variant = config.get("variant")
-    if variant not in VARIANTS:
+    if not isinstance(variant, str) or variant not in VARIANTS:
         raise SAEError(f"{directory} holds the variant {variant!r}; known are {sorted(VARIANTS)}")
     spec = config["spec"]
     if any(type(value) not in (int, float, str, bool) for value in spec.values()):

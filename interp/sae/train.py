@@ -66,6 +66,7 @@ def train(
     rows: np.ndarray | None = None,
     resume: bool = True,
     progress: bool = True,
+    device: str = "cpu",
 ) -> Run:
     """Train a sparse autoencoder; a rerun continues a killed run to the last bit on a CPU.
 
@@ -84,6 +85,7 @@ def train(
             `TrainConfig.held_out`.
         resume: go on from `out`'s checkpoint, or return its finished SAE; False starts again.
         progress: show a progress bar where stderr is a terminal.
+        device: of the arithmetic; the SAE that comes back is on the CPU.
 
     Returns:
         The run.
@@ -100,14 +102,14 @@ def train(
     finished = _open_directory(out, config, provenance, resume)
     if finished is not None:
         return Run(out, finished, read_log(out))
-    state = _start(batches, config)
+    state = _start(batches, config, device)
     state.sae.provenance, state.sae.trained_units = provenance, units
     saved = load_checkpoint(out) if resume else None
     if saved is not None:
         _restore(state, batches, saved)
     log = Log(out, state.step)
     _run(state, batches, config, log, out, progress)
-    state.sae.save(out / "sae")
+    state.sae.cpu().save(out / "sae")
     (out / CHECKPOINT).unlink(missing_ok=True)
     return Run(out, state.sae, read_log(out))
 
@@ -212,7 +214,7 @@ def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     }
 
 
-def _start(batches: Batches, config: TrainConfig) -> _State:
+def _start(batches: Batches, config: TrainConfig, device: str) -> _State:
     from interp.sae import VARIANTS
 
     if config.variant not in VARIANTS:
@@ -220,15 +222,16 @@ def _start(batches: Batches, config: TrainConfig) -> _State:
     statistics = batches.statistics()
     sae = VARIANTS[config.variant].build(len(statistics.mean), config)
     sae.fit(statistics.mean, statistics.var)
+    sae.to(device)
     # One fused kernel over all parameters: 7 instead of 24 ms at 512 x 8192.
     optimizer = torch.optim.Adam(sae.parameters(), lr=config.peak_lr, betas=BETAS, fused=True)
-    return _State(sae, optimizer, torch.zeros(config.n_latents, dtype=torch.int64))
+    return _State(sae, optimizer, torch.zeros(config.n_latents, dtype=torch.int64, device=device))
 
 
 def _restore(state: _State, batches: Batches, saved: dict[str, Any]) -> None:
     state.sae.load_state_dict(saved["sae"])
     restore_optimizer(state.optimizer, saved["optimizer"])
-    state.silent = saved["silent"]
+    state.silent = saved["silent"].to(state.silent.device)
     state.step, state.seconds, state.sums = saved["step"], saved["seconds"], saved["sums"]
     batches.load_state_dict(saved["batches"])
 
@@ -261,7 +264,8 @@ def _run(
 def _step(state: _State, batch: Batch, config: TrainConfig) -> None:
     for group in state.optimizer.param_groups:
         group["lr"] = config.lr_at(state.step)
-    losses = state.sae.loss_terms(batch.x, state.silent >= config.window)
+    x = batch.x.to(state.silent.device)
+    losses = state.sae.loss_terms(x, state.silent >= config.window)
     loss = losses.reconstruction + config.aux_coefficient * losses.aux
     state.optimizer.zero_grad(set_to_none=True)
     loss.backward()
