@@ -13,6 +13,8 @@ INTERP.charts = (function () {
   // Pictures come first; a slow disk must not keep the charts away for ever.
   const PATIENCE = 1500;
   const drawn = new Set();
+  const wishes = new Map();
+  let drawing = null;
   let loading = null;
 
   function script(resolve, reject) {
@@ -23,20 +25,40 @@ INTERP.charts = (function () {
     document.head.append(node);
   }
 
-  /* Resolves once the pictures now on the page are decoded and painted. */
-  function pictures() {
-    const images = [...document.querySelectorAll("#main img")].map((image) =>
-      image.decode().catch(() => null),
-    );
+  function painted() {
+    return new Promise((resolve) => requestAnimationFrame(() => setTimeout(resolve, 0)));
+  }
+
+  /* Resolves once the pictures of the page are decoded and painted: they come before any chart. */
+  async function pictures() {
+    await painted();
+    const images = [...document.querySelectorAll(".gallery img, .highlights img")];
+    const decoded = images.map((image) => image.decode().catch(() => null));
     const patience = new Promise((resolve) => setTimeout(resolve, PATIENCE));
-    const painted = () =>
-      new Promise((resolve) => requestAnimationFrame(() => setTimeout(resolve, 0)));
-    return Promise.race([Promise.all(images), patience]).then(painted);
+    await Promise.race([Promise.all(decoded), patience]);
+    await painted();
+  }
+
+  /* Draw charts one after another, each in a task of its own; a newer wish for a node replaces
+     the older. */
+  function later(node, action) {
+    wishes.delete(node);
+    wishes.set(node, action);
+    if (!drawing) drawing = drawAll().finally(() => (drawing = null));
+  }
+
+  async function drawAll() {
+    while (wishes.size) {
+      await pictures();
+      const [node, action] = wishes.entries().next().value;
+      wishes.delete(node);
+      if (node.isConnected) await action().catch((error) => (node.textContent = error.message));
+    }
   }
 
   function plotly() {
     if (window.Plotly) return Promise.resolve(window.Plotly);
-    if (!loading) loading = pictures().then(() => new Promise(script));
+    if (!loading) loading = new Promise(script);
     return loading;
   }
 
@@ -117,5 +139,5 @@ INTERP.charts = (function () {
     return node;
   }
 
-  return { plotly, draw, place, sweep, axis, escape, short };
+  return { draw, later, place, sweep, axis, escape, short };
 })();

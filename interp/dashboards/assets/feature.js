@@ -300,6 +300,11 @@ INTERP.feature = (function () {
     const params = INTERP.state.current().params;
     const look = INTERP.overlay.options(params);
     fitCards(Number(params.size));
+    // Links made earlier carry the look of then; the next latent should keep the look of now.
+    for (const anchor of document.querySelectorAll("a[data-id]")) {
+      const feature = Number(anchor.dataset.id);
+      anchor.href = INTERP.state.link({ view: "feature", sae: shown.context.sae.index, feature });
+    }
     for (const canvas of document.querySelectorAll("canvas[data-example]")) {
       INTERP.overlay.draw(
         canvas,

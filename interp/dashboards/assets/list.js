@@ -151,6 +151,7 @@ INTERP.list = (function () {
       title: info.text,
       width: 40,
       height: 40,
+      loading: "lazy",
       class: store.size[0] <= 64 ? "pixelated" : "",
     });
   }
@@ -299,17 +300,23 @@ INTERP.list = (function () {
         space.querySelector('[data-id="' + focused + '"]')?.focus({ preventScroll: true });
     };
     scroller.addEventListener("scroll", render, { passive: true });
+    const mark = (id) => {
+      for (const node of space.children) {
+        const current = Number(node.dataset.id) === id;
+        node.classList.toggle("current", current);
+        if (current) node.setAttribute("aria-current", "true");
+        else node.removeAttribute("aria-current");
+      }
+    };
     root.reveal = (id) => {
       context.current = id;
       const at = ids.indexOf(id) * height;
-      if (
-        at >= 0 &&
-        (at < scroller.scrollTop || at + height > scroller.scrollTop + scroller.clientHeight)
-      ) {
+      const end = scroller.scrollTop + scroller.clientHeight;
+      if (at >= 0 && (at < scroller.scrollTop || at + height > end)) {
         scroller.scrollTop = Math.max(0, at - scroller.clientHeight / 3);
       }
-      first = -1;
       render();
+      mark(id);
     };
     root.refresh = () => {
       first = -1;

@@ -43,7 +43,7 @@ INTERP.map = (function () {
           (options.big ? " Click a point to open it, drag to filter the table." : ""),
       }),
     );
-    requestAnimationFrame(() => setTimeout(() => draw(chart, sae, table, ids, params, options), 0));
+    INTERP.charts.later(chart, () => draw(chart, sae, table, ids, params, options));
     return root;
   }
 

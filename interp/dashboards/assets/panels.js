@@ -7,11 +7,7 @@ INTERP.panels = (function () {
 
   function panel(title, note, chartLabel, draw) {
     const chart = INTERP.charts.place(title, chartLabel);
-    requestAnimationFrame(() =>
-      setTimeout(() => {
-        if (chart.isConnected) draw(chart);
-      }, 0),
-    );
+    INTERP.charts.later(chart, () => draw(chart));
     return el(
       "section",
       { class: "panel" },
