@@ -59,7 +59,7 @@ class _Size:
 
 
 # Enough rows for the SAEs to settle and for intervals that tell layers apart, within the budget.
-_FULL = _Size(512, 4096, 2048, 512, 1200, 512, 500, 64, ("cka", "mutual_knn", "procrustes"))
+_FULL = _Size(512, 4096, 2048, 512, 1200, 512, 200, 64, ("cka", "mutual_knn", "procrustes"))
 _QUICK = _Size(96, 384, 256, 128, 150, 128, 200, 12, ("cka",))
 
 
@@ -166,6 +166,18 @@ def _blocks(model: Any) -> list[str]:
     ]
 
 
+def _compared(model: Any) -> list[str]:
+    """Ends of blocks, one per block: an attention stands for the resnet that it follows."""
+    blocks = _blocks(model)
+    inner = ("conv_in", "conv_out", "quant_conv", "samplers")
+    return [
+        name
+        for name in blocks
+        if not any(part in name for part in inner)
+        and ("resnets" not in name or name.replace("resnets", "attentions") not in blocks)
+    ]
+
+
 def _capture(job: _Job, key: str, model: Any, points: Sequence[str], recipe: Any, **more: Any):
     more.setdefault("rows", interp.Rows(positions="mean"))
     out = job.config.out / "activations"
@@ -235,23 +247,28 @@ def _sae(job: _Job, target: _Target) -> _Result:
     folder = job.config.out / "saes" / f"{target.model}.{point}"
     sae = interp.train(train, config, point=point, out=folder, progress=False).sae
     evaluation = interp.evaluate(sae, judge, point, seed=job.config.seed)
-    recipe = dataclasses.replace(target.judge, **_few(target.judge, size.substitutions))
-    substitution = interp.substitute(model, sae, point, recipe)
+    substitution = interp.substitute(model, sae, point, _images(job, target, judge))
     features = interp.describe(sae, judge, point, seed=job.config.seed)
     features.save(folder / "features")
     return _Result(target, features, evaluation, substitution)
 
 
-def _few(recipe: Any, n: int) -> dict[str, int]:
-    return {"limit": n} if isinstance(recipe, interp.Encoding) else {"n": n}
+def _images(job: _Job, target: _Target, judge: Any) -> Any:
+    """What the model is run on when the SAE is put into it: pictures to rebuild, or seeds."""
+    n = job.size.substitutions
+    if target.model == "vae":
+        return judge.images(range(n))
+    return interp.Generation(n=n, seed=JUDGE_SEED, steps=10, batch_size=n)
 
 
 def _compare(job: _Job) -> list[Any]:
     size = job.size
     shared = {"measures": size.measures, "n_permutations": size.permutations}
     shared |= {"seed": job.config.seed}
-    real = {name: job.stores[name] for name in ("vae", "ddpm", "vit")}
-    twins = {name: job.stores[f"{name} twin"] for name in real}
+    points = {name: _compared(job.models[name]) for name in ("vae", "ddpm", "vit")}
+    points["vae"].append("code")
+    real = {name: (job.stores[name], points[name]) for name in points}
+    twins = {name: (job.stores[f"{name} twin"], points[name]) for name in points}
     made = {"gan": job.stores["gan"], "vit": job.stores["vit on samples"]}
     made_twins = {"gan": job.stores["gan twin"], "vit": job.stores["vit twin on samples"]}
     alignments = [

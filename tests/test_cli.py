@@ -92,9 +92,7 @@ def test_config_of_neither_store_nor_run_is_refused(
     assert "neither a store nor a training run" in capsys.readouterr().err
 
 
-def test_rm_deletes_stores_alone(
-    store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_rm_deletes_stores_alone(store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     other = tmp_path / "photos"
     other.mkdir()
     (other / "one.png").write_bytes(b"x")

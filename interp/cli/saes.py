@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from tyro.conf import Positional, arg
 
 import interp
-from interp import Encoding, Generation, TrainConfig
+from interp import Generation, TrainConfig
 from interp.cli.show import plain
 
 Flat = arg(name="")
@@ -73,7 +73,7 @@ class Evaluate:
         record = interp.evaluate(sae, store, point, allow_train=self.allow_train).as_dict()
         if self.substitute:
             model = _model_of(store, self.device)
-            done = interp.substitute(model, sae, point, _recipe_of(store, self.n))
+            done = interp.substitute(model, sae, point, _source_of(store, self.n))
             record["substitution"] = plain(done)
         text = json.dumps(record, indent=1)
         (self.run_dir / "evaluation.json").write_text(text + "\n")
@@ -116,8 +116,11 @@ def _model_of(store: Any, device: str) -> Any:
     return interp.load(identity["spec"], device=device, **untrained)
 
 
-def _recipe_of(store: Any, n: int) -> Generation | Encoding:
-    fields = {key: value for key, value in store.recipe.items() if key != "kind"}
+def _source_of(store: Any, n: int) -> Any:
+    """Return what made the store's images: its recipe, or the images that it was shown."""
     if store.recipe["kind"] == "generation":
+        fields = {key: value for key, value in store.recipe.items() if key != "kind"}
         return dataclasses.replace(Generation.from_json(json.dumps(fields)), n=n)
-    return dataclasses.replace(Encoding.from_json(json.dumps(fields)), limit=n)
+    if "vae" in store.model["family"]:
+        return store.images(range(min(n, len(store.generations["generation"]))))
+    return Generation(n=n)

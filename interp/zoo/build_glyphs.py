@@ -322,7 +322,7 @@ def assemble(glyphs: list[Glyph], counts: Counter) -> list[Glyph]:
         for row in group:
             split = "heldout" if held else "train"
             out[row] = replace(glyphs[row], cluster=number, split=split)
-    return out
+    return [glyph for glyph in out if glyph.id not in rules.WITHDRAWN]
 
 
 def build(emoji: Path, emojibase: Path, png: Path, svg: Path) -> tuple[list[Glyph], Counter]:

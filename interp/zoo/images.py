@@ -20,8 +20,8 @@ from interp.zoo.glyph_files import pixels_sha256, read_glyphs
 DATA = Path(__file__).parent / "data"
 # sha256 of the decoded uint8 array and of the canonical JSON; the build must reproduce both.
 GLYPHS_SHA256 = {
-    "pixels": "f120933abe6daf03288600e04d4fbf9a460c6906fd7fd30e1651c4cdecaf511d",
-    "json": "2342aaef7a7005800df9c3b4fdd312b6cab3c96705c69abfb093f63721583e9a",
+    "pixels": "6f384eef69de30cad02ca55fa0ef6ff66a20188539bc1ea7649a40dbbd621d32",
+    "json": "3148531da1d6df492cb36ea7270c103076b99e8614c3445ec079ab478defc5c6",
 }
 SPLITS = ("train", "heldout")
 # Share of a folder's images that goes to "heldout" where its CSV does not say; as in glyphs.
