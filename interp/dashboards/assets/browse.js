@@ -45,7 +45,7 @@ INTERP.browse = (function () {
   }
 
   /* How good the SAE is beside baselines, and at each noise level. */
-  function quality({ evaluation, substitution }) {
+  function quality({ evaluation, substitution }, open) {
     if (!evaluation) return null;
     const beside = (evaluation.baselines || []).map((one) =>
       line([one.name, number(one.k), INTERP.fixed(one.fvu)], 1),
@@ -63,7 +63,7 @@ INTERP.browse = (function () {
     ]);
     return el(
       "details",
-      { class: "panel provenance" },
+      { class: "panel provenance", open },
       el("summary", { text: "Quality beside baselines and by noise level" }),
       el(
         "div",
@@ -153,16 +153,19 @@ INTERP.browse = (function () {
         "section",
         { class: "browse" },
         el("div", { class: "lead" }, title(sae), stats(sae)),
-        quality(sae),
         el(
           "div",
           { class: "split" + (aside ? "" : " single") },
           el("div", { class: "panel table-panel" }, filters(sae, state.params), count, list),
           aside,
         ),
+        quality(sae, main.querySelector("details.provenance")?.open),
       ),
     );
     list.refresh();
+    // Back from a latent's page the table stands where the reader left it.
+    const last = /^(\d+)\/(\d+)$/.exec(INTERP.lastShown || "");
+    if (last && Number(last[1]) === sae.index) list.reveal(Number(last[2]));
     if (!ids.length)
       list.querySelector(".scroller").append(
         el("p", {

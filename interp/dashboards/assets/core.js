@@ -20,11 +20,16 @@ var INTERP = (function () {
   const pending = new Map();
   const shardKeys = [];
 
-  function decode(record) {
-    const text = atob(record.data);
+  function fromBase64(data) {
+    if (Uint8Array.fromBase64) return Uint8Array.fromBase64(data);
+    const text = atob(data);
     const bytes = new Uint8Array(text.length);
     for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
-    const values = new TYPES[record.dtype](bytes.buffer);
+    return bytes;
+  }
+
+  function decode(record) {
+    const values = new TYPES[record.dtype](fromBase64(record.data).buffer);
     values.shape = record.shape;
     return values;
   }
@@ -181,6 +186,7 @@ var INTERP = (function () {
     meta: () => received.get("meta"),
     has: (key) => received.has(key),
     inlineImages: null,
+    lastShown: "",
     views: {},
   };
 })();

@@ -356,7 +356,7 @@ INTERP.feature = (function () {
     );
     drawOverlays();
     shown.list.reveal(id);
-    document.body.dataset.shown = sae.index + "/" + id;
+    INTERP.lastShown = document.body.dataset.shown = sae.index + "/" + id;
     INTERP.announce("Latent " + id);
     prefetch(sae, ids, id);
   }

@@ -83,7 +83,7 @@
           title: "Color theme",
           onclick: nextTheme,
         },
-        "Theme: " + theme(),
+        "◐ " + theme(),
       ),
     );
   }
