@@ -1,5 +1,10 @@
 """Edits put into a running model: what happens to its images."""
 
-from interp.interventions.substitute import Substitution, rms_distance, substitute
+from interp.interventions.substitute import (
+    Substitution,
+    low_pass_distance,
+    rms_distance,
+    substitute,
+)
 
-__all__ = ["Substitution", "rms_distance", "substitute"]
+__all__ = ["Substitution", "low_pass_distance", "rms_distance", "substitute"]

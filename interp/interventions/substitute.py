@@ -1,17 +1,21 @@
 """The gate that an SAE has to pass: the model runs on its reconstructions; what do images lose?"""
 
+import copy
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from interp.errors import InputError, SAEError
 from interp.models import EncodeBatch, Generation, Model, editing
 from interp.sae import SAE
+from interp.sae.match import check_match
+from interp.sae.split import unit_hash
 from interp.stats import FOLDS, jackknife, make_folds
 
 Edit = Callable[[Tensor, Any], Tensor]
@@ -55,6 +59,20 @@ def rms_distance(x: UInt8[Tensor, "b h w 3"], y: UInt8[Tensor, "b h w 3"]) -> Fl
     return difference.square().flatten(1).mean(1).sqrt()
 
 
+def low_pass_distance(
+    x: UInt8[Tensor, "b h w 3"], y: UInt8[Tensor, "b h w 3"]
+) -> Float[Tensor, " b"]:
+    """`rms_distance` of the images averaged over 4 x 4 pixels: composition without texture.
+
+    At the edges of images whose sides are not multiples of 4 fewer pixels are averaged.
+    """
+    small = [
+        F.avg_pool2d(image.double().movedim(-1, 1), 4, ceil_mode=True, count_include_pad=False)
+        for image in (x, y)
+    ]
+    return ((small[0] - small[1]) / 255).square().flatten(1).mean(1).sqrt()
+
+
 def substitute(
     model: Model,
     sae: SAE,
@@ -62,8 +80,10 @@ def substitute(
     source: Generation | UInt8[Tensor, "n h w 3"],
     *,
     calls: Container[int] | None = None,
+    cfg: str = "both",
     batch_size: int = 32,
     distance: Distance = rms_distance,
+    allow_train: bool = False,
     seed: int = 0,
 ) -> Substitution:
     """Run a model with a point's activations replaced by their reconstruction, and compare images.
@@ -81,20 +101,25 @@ def substitute(
         point: name of the hook point.
         source: a recipe to generate by, or images [n, h, w, 3] for autoencoders to reconstruct.
         calls: denoiser calls to edit, such as range(5, 10); None is all.
+        cfg: guidance halves to edit: both, cond or uncond.
         batch_size: images per run where `source` is images; a recipe has its own.
         distance: (images, images) -> one number >= 0 each, 0 for equal images; also a feature
             distance of the user's.
+        allow_train: let seeds in whose images the SAE was trained on.
         seed: of the jackknife's folds.
 
     Returns:
         The damage with its interval, and both ends.
 
     Raises:
-        SAEError: the SAE belongs to another point or model.
+        SAEError: the SAE belongs to another point or model, or was trained on images of the recipe.
         PointError: the model has no such point, or it does not fire.
         InputError: the model makes no images of `source`, or the ablation changes none of them.
     """
-    _check(model, sae, point)
+    check_match(sae, model.point(point), model.identity())
+    if isinstance(source, Generation) and not allow_train:
+        _refuse_trained(model, sae, source)
+    sae = copy.deepcopy(sae).to(model.device)
     edits = {
         "identity": lambda rows, call: rows,
         "reconstruction": _rowwise(sae.forward),
@@ -104,25 +129,20 @@ def substitute(
     for run in _runs(model, source, batch_size):
         plain = run()
         for name, edit in edits.items():
-            with torch.no_grad(), editing(model, {point: edit}, calls=calls):
+            with torch.no_grad(), editing(model, {point: edit}, calls=calls, cfg=cfg):
                 found[name].append(_checked(distance(plain, run()), len(plain)))
     values = {name: torch.cat(parts).double().cpu().numpy() for name, parts in found.items()}
     return _record(sae, point, values, getattr(distance, "__name__", "distance"), seed)
 
 
-def _check(model: Model, sae: SAE, point: str) -> None:
-    width = model.point(point).width
-    trained = sae.point["name"] if sae.point else point
-    if width != sae.d_in or trained != point:
+def _refuse_trained(model: Model, sae: SAE, recipe: Generation) -> None:
+    trained = set(sae.trained_units.tolist())
+    seeds = range(recipe.seed, recipe.seed + recipe.n)
+    seen = [s for s in seeds if unit_hash("image", f"{model.name}@seed{s}") in trained]
+    if seen:
         raise SAEError(
-            f"the SAE takes width {sae.d_in} and was trained on {trained}; {point} of "
-            f"{model.name} has width {width}"
-        )
-    found = model.identity()["weights_sha256"]
-    if sae.model_hash and sae.model_hash != found:
-        raise SAEError(
-            f"the SAE was trained on weights {sae.model_hash[:12]}, {model.name} has {found[:12]}; "
-            "to use it elsewhere on purpose, set sae.provenance = {}"
+            f"the SAE was trained on the images of {len(seen)} of the {recipe.n} seeds, such as "
+            f"{seen[0]}: give the recipe another seed, or pass allow_train=True"
         )
 
 
