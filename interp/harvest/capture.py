@@ -205,13 +205,14 @@ def stream(
 
 def _stream(job: Job) -> Iterator[dict[str, Any]]:
     for generations in batches(0, job.n_generations, job.recipe.batch_size):
-        pieces: dict[str, list[Piece]] = {name: [] for name in job.points}
-        made = job.pieces(generations, lambda piece: pieces[piece.point].append(piece))
+        pieces: list[Piece] = []
+        made = job.pieces(generations, pieces.append)
+        found = {name: [p for p in pieces if p.point == name] for name in job.points}
         columns = job.table(generations)
         del columns["generation"]
         yield {
-            "rows": {name: torch.cat([p.x for p in found]) for name, found in pieces.items()},
-            "coords": {name: _coords(job, name, found) for name, found in pieces.items()},
+            "rows": {name: torch.cat([p.x for p in own]) for name, own in found.items()},
+            "coords": {name: _coords(job, name, own) for name, own in found.items()},
             "generations": complete_table(columns, len(generations), int(generations[0])),
             "images": made,
         }

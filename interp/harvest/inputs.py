@@ -61,7 +61,8 @@ def find_inputs(recipe: Encoding, images: "Images | None") -> Inputs:
     limit = recipe.limit or None
     if recipe.images in GLYPHS:
         side: Any = recipe.images.removeprefix("glyphs/")
-        return _from_images(load_images("glyphs", split=side, limit=limit, seed=recipe.seed))
+        found = load_images("glyphs", split=side, limit=limit, seed=recipe.seed)
+        return dataclasses.replace(_from_images(found), name=recipe.images)
     if not Path(recipe.images).is_dir():
         raise InputError(
             f"no images {recipe.images!r}: give one of {', '.join(GLYPHS)}, a folder with an "

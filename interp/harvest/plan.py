@@ -52,8 +52,8 @@ class Estimate:
 
     def __str__(self) -> str:
         return (
-            f"{self.n_generations} generations, {self.rows:,} rows at {len(self.per_point)} points, "
-            f"{self.bytes / 1e9:.3f} GB in {self.n_shards} shards"
+            f"{self.n_generations} generations, {self.rows:,} rows at "
+            f"{len(self.per_point)} points, {self.bytes / 1e9:.3f} GB in {self.n_shards} shards"
         )
 
 
@@ -182,7 +182,7 @@ def make_manifest(job: Job, shard_size: int) -> Manifest:
     kind = "generation" if isinstance(job.recipe, Generation) else "encoding"
     recipe: dict[str, Any] = {"kind": kind, **_plain(job.recipe)}
     if job.inputs is not None:
-        # Not the path: a store does not know machines, and the digest says which images these are.
+        # Never a path: a store does not know machines, and the digest says which images these are.
         recipe["images"] = job.inputs.name
     return Manifest(
         points=tuple(job.model.points[name] for name in job.points),

@@ -82,9 +82,7 @@ def stored_job(store: ActivationStore, point: str, model: Model) -> Job:
     inputs = None
     if isinstance(made, Encoding):
         if not store.complete:
-            raise StoreError(
-                f"{store.path} is unfinished: run the capture again to finish it first"
-            )
+            raise StoreError(f"{store.path} is unfinished: run the capture again first")
         inputs = stored_inputs(store, made.draws)
     return Job(model, (point,), made, rows, inputs)
 

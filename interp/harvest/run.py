@@ -141,7 +141,7 @@ def _segment(read: Read, half: int, generations: np.ndarray, positions: np.ndarr
 
 
 def batches(start: int, stop: int, size: int) -> Iterator[np.ndarray]:
-    """Yield generation numbers in batches; what a shard's batches are depends on the shard alone."""
+    """Yield generation numbers in batches: a shard's batches depend on the shard alone."""
     for first in range(start, stop, size):
         yield np.arange(first, min(first + size, stop))
 
