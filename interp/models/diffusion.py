@@ -115,7 +115,14 @@ class Host:
         """Return uint8 images [b, h, w, 3]; of a video, the first frame."""
         scheduler = make_scheduler(batch.scheduler, self.scheduler)
         with self._using(scheduler):
-            return self._pipeline(batch, scheduler) if self.kind else self._loop(batch, scheduler)
+            run = self._pipeline if self.kind else self._loop
+            x = run(batch, scheduler)
+        if not bool(x.isfinite().all()):
+            raise InputError(
+                f"{type(scheduler).__name__} diverged: NaN or infinity in the image; it does not "
+                "suit this model's noise schedule at this number of steps, or the dtype overflows"
+            )
+        return to_uint8(x)
 
     @contextmanager
     def _using(self, scheduler: Any) -> Iterator[None]:
@@ -163,7 +170,7 @@ class Host:
         with _no_global_noise(self.kind):
             output = self.pipe(**arguments)
         images = output.images if "images" in output else output.frames[:, 0]
-        return to_uint8(images * 2 - 1)
+        return images * 2 - 1
 
     def _loop(self, batch: GenerateBatch, scheduler: Any) -> Tensor:
         if batch.prompts or batch.negative_prompt:
@@ -182,7 +189,7 @@ class Host:
         for t in scheduler.timesteps:
             scaled = scheduler.scale_model_input(x, t) if not is_flow(scheduler) else x
             x = step(self._denoise(scaled, t, batch, scheduler), t, x).prev_sample.to(like)
-        return self._to_images(x)
+        return F.pixel_shuffle(x, self.unshuffle) if self.unshuffle > 1 else x
 
     def _denoise(self, x: Tensor, t: Tensor, batch: GenerateBatch, scheduler: Any) -> Tensor:
         labels = self._labels(batch.classes, len(x))
@@ -213,9 +220,6 @@ class Host:
         if top is not None and max(classes) >= top:
             raise InputError(f"class {max(classes)} of a model with {top} class embeddings")
         return torch.tensor(classes, device=next(self.root.parameters()).device)
-
-    def _to_images(self, x: Tensor) -> Tensor:
-        return to_uint8(F.pixel_shuffle(x, self.unshuffle) if self.unshuffle > 1 else x)
 
     # Encoding.
 

@@ -57,7 +57,7 @@ def log_snr_at(scheduler: Any, t: float, *, scale: float = 1.0) -> float | None:
     if is_flow(scheduler):
         sigma = t * scale / scheduler.config.num_train_timesteps
         return _log_ratio((1 - sigma) ** 2, sigma**2)
-    if scheduler.config.get("timestep_type") == "continuous":
+    if _is_continuous(scheduler):
         return -8.0 * t
     if not hasattr(scheduler, "alphas_cumprod"):
         return None
@@ -66,6 +66,13 @@ def log_snr_at(scheduler: Any, t: float, *, scale: float = 1.0) -> float | None:
         sigmas = np.sqrt((1 - products) / products)
     sigma = float(np.interp(t * scale, np.arange(len(sigmas)), sigmas))
     return _log_ratio(1.0, sigma**2)
+
+
+def _is_continuous(scheduler: Any) -> bool:
+    # Diffusers does so for this pair of settings only (EulerDiscreteScheduler.set_timesteps).
+    config = scheduler.config
+    continuous = config.get("timestep_type") == "continuous"
+    return continuous and config.get("prediction_type") == "v_prediction"
 
 
 def _log_ratio(signal: float, noise: float) -> float:
@@ -86,7 +93,7 @@ def timestep_at(scheduler: Any, log_snr: float, *, scale: float = 1.0) -> float:
         # (1 - s) / s = exp(l / 2)
         sigma = 1 / (1 + math.exp(log_snr / 2))
         return sigma * scheduler.config.num_train_timesteps / scale
-    if scheduler.config.get("timestep_type") == "continuous":
+    if _is_continuous(scheduler):
         return -log_snr / 8
     if not hasattr(scheduler, "alphas_cumprod"):
         raise InputError(f"{type(scheduler).__name__} has no noise level to match by log-SNR")

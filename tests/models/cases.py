@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import tiny
 import torch
@@ -25,7 +25,7 @@ class Case(NamedTuple):
 class TwoLayers:
     """The adapter of the `Adapter` protocol's docstring."""
 
-    points = {"hidden": "0", "out": "2"}
+    points: ClassVar = {"hidden": "0", "out": "2"}
     image_size = (8, 8)
 
     def reference(self) -> tuple[tuple, dict]:
@@ -133,7 +133,7 @@ def names_of(model: Model) -> tuple[str, ...]:
     return tuple(model.points)
 
 
-def run(case: Case, model: Model) -> list[Tensor]:
+def run(case: Case, model: Model, mode: str = "") -> list[Tensor]:
     """Run a case and return everything that its last module gave, in full precision."""
     outputs: list[Tensor] = []
 
@@ -144,7 +144,7 @@ def run(case: Case, model: Model) -> list[Tensor]:
     last = model.root if model.family != "vae" else model.root.get_submodule("decoder")
     handle = last.register_forward_hook(note)
     try:
-        mode = mode_of(model)
+        mode = mode or mode_of(model)
         if mode == "generate":
             outputs.append(model.generate(batch_of(case)))
         elif mode == "encode":
