@@ -94,11 +94,7 @@ def build_dashboard(
     by_hash = _stores(stores)
     _check_stores(loaded, by_hash)
     _check_target(out)
-    digests = [str(item.sae["digest"]) for item in loaded]
-    measured = {
-        "evaluation": records.by_digest(evaluations, digests, "evaluations"),
-        "substitution": records.by_digest(substitutions, digests, "substitutions"),
-    }
+    measured = _measured(loaded, evaluations, substitutions)
     out.mkdir(parents=True, exist_ok=True)
     building = out / f".{_BUNDLE}-{os.getpid()}"
     meta = {"schema": SCHEMA_VERSION, "title": title, "notes": list(notes)}
@@ -113,6 +109,14 @@ def build_dashboard(
         return _publish(building, out, title)
     finally:
         shutil.rmtree(building, ignore_errors=True)
+
+
+def _measured(features: Sequence[Any], evaluations: Any, substitutions: Any) -> dict[str, list]:
+    digests = [str(item.sae["digest"]) for item in features]
+    return {
+        "evaluation": records.by_digest(evaluations, digests, "evaluations"),
+        "substitution": records.by_digest(substitutions, digests, "substitutions"),
+    }
 
 
 def _load(item: Any, module: str, name: str) -> Any:

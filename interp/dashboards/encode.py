@@ -53,10 +53,10 @@ def plain(value: Any) -> Any:
     """Return `value` as JSON-ready Python: arrays as lists, non-finite numbers as None."""
     if hasattr(value, "as_dict"):
         return plain(value.as_dict())
-    if is_dataclass(value) and not isinstance(value, type):
-        return plain(asdict(value))
     if hasattr(value, "_asdict"):
         return plain(value._asdict())
+    if is_dataclass(value) and not isinstance(value, type):
+        return plain(asdict(value))
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, np.ndarray | np.generic):

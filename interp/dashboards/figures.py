@@ -150,24 +150,11 @@ def comparison_figure(alignment: Any, measure: str | None = None) -> "go.Figure"
     """
     import plotly.graph_objects as go
 
-    measure = measure or alignment.measures[0]
-    if measure not in alignment.measures:
-        raise InputError(f"no measure {measure!r} here; there are {', '.join(alignment.measures)}")
-    layers = list(alignment.layers)
-    count = len(layers)
-    values, hover = np.full((count, count), np.nan), np.full((count, count), "", object)
-    crossing = []
-    for cell in alignment.cells:
-        if cell.comparison.measure != measure:
-            continue
-        ends = layers[cell.i], layers[cell.j]
-        for i, j in ((cell.i, cell.j), (cell.j, cell.i)):
-            values[i, j], hover[i, j] = cell.comparison.value, _cell_text(cell, ends)
-        if ends[0].model != ends[1].model:
-            crossing.append(cell.comparison.value)
-    # Layers of one model resemble each other far more: they would flatten everything else.
-    top = max(crossing, default=1.0) if crossing else float(np.nanmax(values, initial=1.0))
-    places = list(range(count))
+    name = measure or str(alignment.measures[0])
+    if name not in alignment.measures:
+        raise InputError(f"no measure {name!r} here; there are {', '.join(alignment.measures)}")
+    values, hover, top = _matrix(alignment, name)
+    places = list(range(len(alignment.layers)))
     heat = go.Heatmap(
         z=values,
         x=places,
@@ -176,13 +163,13 @@ def comparison_figure(alignment: Any, measure: str | None = None) -> "go.Figure"
         colorscale="Viridis",
         zmin=0,
         zmax=top,
-        colorbar={"title": {"text": escape(measure)}, "thickness": 12, "outlinewidth": 0},
+        colorbar={"title": {"text": escape(name)}, "thickness": 12, "outlinewidth": 0},
         hovertemplate="%{text}<extra></extra>",
         xgap=1,
         ygap=1,
     )
     figure = go.Figure(heat)
-    names = [escape(_layer_name(layer)) for layer in layers]
+    names = [escape(_layer_name(layer)) for layer in alignment.layers]
     size = {"tickfont": {"size": 9}, "tickvals": places, "ticktext": names, "showgrid": False}
     figure.update_xaxes(title="layer", tickangle=-90, **size)
     figure.update_yaxes(title="layer", autorange="reversed", **size)
@@ -191,11 +178,30 @@ def comparison_figure(alignment: Any, measure: str | None = None) -> "go.Figure"
         f"({escape(alignment.strata)}), seed {alignment.seed}; colors end at the largest value "
         "between two models"
     )
-    title = f"{escape(measure)} between layers, {escape(alignment.sample_set)}"
-    apply_theme(figure, title=title, caption=caption, height=max(480, 190 + 16 * count))
+    title = f"{escape(name)} between layers, {escape(alignment.sample_set)}"
+    apply_theme(figure, title=title, caption=caption, height=max(480, 190 + 16 * len(places)))
     figure.update_layout(margin={"l": 190, "b": 250, "t": 64, "r": 24})
-    figure.layout.annotations[-1].update(yshift=-210, x=0, xshift=-160)
+    figure.update_annotations(yshift=-210, xshift=-160)
     return figure
+
+
+def _matrix(alignment: Any, measure: str) -> tuple[np.ndarray, np.ndarray, float]:
+    """Values, hover texts, and the largest value between two models.
+
+    Layers of one model resemble each other far more: on their scale all else would look alike.
+    """
+    layers = list(alignment.layers)
+    shape = (len(layers), len(layers))
+    values, hover, crossing = np.full(shape, np.nan), np.full(shape, "", object), []
+    for cell in alignment.cells:
+        if cell.comparison.measure != measure:
+            continue
+        ends = layers[cell.i], layers[cell.j]
+        for i, j in ((cell.i, cell.j), (cell.j, cell.i)):
+            values[i, j], hover[i, j] = cell.comparison.value, _cell_text(cell, ends)
+        if ends[0].model != ends[1].model:
+            crossing.append(cell.comparison.value)
+    return values, hover, max(crossing, default=1.0)
 
 
 def _layer_name(layer: Any) -> str:
@@ -238,8 +244,8 @@ def layer_profile_figure(
     """
     import plotly.graph_objects as go
 
-    measure = measure or alignment.measures[0]
-    cells = _cells_against(alignment, model, layer, measure)
+    name = measure or str(alignment.measures[0])
+    cells = _cells_against(alignment, model, layer, name)
     figure = go.Figure()
     levels = list(dict.fromkeys(other.log_snr for other, _ in cells))
     for color, level in zip(CATEGORICAL * len(levels), levels, strict=False):
@@ -256,7 +262,7 @@ def layer_profile_figure(
     apply_theme(figure, title=title, caption=caption, height=440)
     figure.update_layout(showlegend=True, legend={"orientation": "h", "y": 1.08})
     figure.update_xaxes(title=f"depth in {escape(model)} (0 first block, 1 last)")
-    figure.update_yaxes(title=escape(measure))
+    figure.update_yaxes(title=escape(name))
     return figure
 
 

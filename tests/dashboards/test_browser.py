@@ -1,141 +1,18 @@
 """The pages in a real browser: pictures, clicks, keys, links, hostile text, no other host."""
 
-import re
 import shutil
 import threading
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, NamedTuple
 
 import pytest
 
-from interp.dashboards import build_dashboard, make_server
-from tests.dashboards.synthetic import SyntheticStore, edited, features
-from tests.dashboards.synthetic_alignment import alignment
+from interp.dashboards import make_server
+from tests.dashboards.pages import CHROMIUM, ISOLATED, Visit, decoded, go, map_ready, shown
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.slow,
     pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed (apt install chromium)"),
 ]
-ARGUMENTS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--enable-unsafe-swiftshader",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--no-first-run",
-)
-# The software renderer of a machine without a GPU reports its slowness as a warning.
-DRIVER = re.compile(r"GL Driver Message|GPU stall|swiftshader|SwiftShader")
-ISOLATED = 37
-WAIT = 30_000
-
-
-class Visit(NamedTuple):
-    """An open page with what its console said and which other hosts it asked for."""
-
-    page: Any
-    console: list[str]
-    requests: list[str]
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory) -> Path:
-    store, vectors = SyntheticStore(n=64), SyntheticStore(hash="feedbeef0001", n=48)
-    one = features(200, store=store)
-    umap = one.umap.copy()
-    umap[ISOLATED] = (40, 40)
-    hostile = SyntheticStore(hash="badbadbad001", n=48, hostile=True)
-    found = [
-        edited(one, umap=umap),
-        features(80, store=vectors, grid=(), n_calls=1, seed=1, model="zoo:gan"),
-        features(80, store=hostile, seed=2),
-    ]
-    return build_dashboard(
-        tmp_path_factory.mktemp("dashboard"),
-        found,
-        [store, vectors, hostile],
-        alignments=[alignment(n_blocks=4), alignment(n_blocks=3, sample_set="samples")],
-        evaluations=[{"fvu": 0.2, "l0": 32.0}, None, None],
-        cards=[{"name": "zoo:gan", "verdict": {"undertrained": True, "reasons": ["far off"]}}],
-        notes=["One note, <b>verbatim</b>."],
-    )
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as driver:
-        running = driver.chromium.launch(executable_path=CHROMIUM, args=list(ARGUMENTS))
-        yield running
-        running.close()
-
-
-@pytest.fixture(scope="module")
-def opened(browser, bundle) -> Iterator[Visit]:
-    """One page for most tests: they go on by its address, as a reader does."""
-    context = browser.new_context(viewport={"width": 1400, "height": 900})
-    page = context.new_page()
-    page.set_default_timeout(WAIT)
-    console: list[str] = []
-    requests: list[str] = []
-    page.on("console", lambda m: None if DRIVER.search(m.text) else console.append(m.text))
-    page.on("pageerror", lambda error: console.append(str(error)))
-
-    def route(handler) -> None:
-        url = handler.request.url
-        if url.startswith(("file:", "data:", "blob:", "http://127.0.0.1")):
-            handler.continue_()
-        else:
-            requests.append(url)
-            handler.abort()
-
-    context.route("**/*", route)
-    page.goto(bundle.as_uri(), wait_until="commit")
-    yield Visit(page, console, requests)
-    context.close()
-
-
-@pytest.fixture
-def visit(opened) -> Iterator[Visit]:
-    yield opened
-    said, asked = opened.console.copy(), opened.requests.copy()
-    opened.console.clear()
-    opened.requests.clear()
-    assert asked == []
-    assert said == []
-
-
-def go(visit: Visit, bundle: Path, hash_: str = "#/") -> Any:
-    page = visit.page
-    if not page.url.startswith("file:"):
-        page.goto(bundle.as_uri(), wait_until="commit")
-    page.wait_for_function("document.body?.dataset.view")
-    move = """h => new Promise((done) => {
-      if (location.hash === h) return done();
-      delete document.body.dataset.view;
-      addEventListener('hashchange', done, { once: true });
-      location.hash = h; })"""
-    page.evaluate(move, hash_)
-    page.wait_for_function("document.body.dataset.view")
-    return page
-
-
-def shown(page, sae: int, latent: int) -> None:
-    page.wait_for_function(f"document.body.dataset.shown === '{sae}/{latent}'")
-
-
-def decoded(page, selector: str) -> list[bool]:
-    """Whether each picture has pixels, once all of them have settled."""
-    page.wait_for_function(f"[...document.querySelectorAll('{selector}')].every((i) => i.complete)")
-    return page.eval_on_selector_all(selector, "nodes => nodes.map((n) => n.naturalWidth > 0)")
-
-
-def map_ready(page) -> None:
-    page.wait_for_selector(".chart.map .main-svg")
-    page.wait_for_function("document.querySelector('.chart.map')._fullLayout?._size?.w > 0")
 
 
 def test_the_overview_states_notes_scores_and_warnings(visit, bundle):
@@ -320,57 +197,6 @@ def test_no_button_uploads_a_chart(visit, bundle):
     assert page.locator('[data-title*="hare"]').count() == 0
 
 
-def cell_place(page, row: int, column: int) -> tuple[float, float]:
-    return page.evaluate(
-        """([r, c]) => {
-        const box = document.querySelector('canvas.matrix').getBoundingClientRect(),
-        g = JSON.parse(document.querySelector('.matrix-box').dataset.geometry);
-        return [box.x + g.left + (c + 0.5) * g.cell, box.y + g.top + (r + 0.5) * g.cell]; }""",
-        [row, column],
-    )
-
-
-def test_hovering_a_cell_shows_value_null_interval_and_twins(visit, bundle):
-    page = go(visit, bundle, "#/compare/0")
-    aligned = alignment(n_blocks=4)
-    page.mouse.move(*cell_place(page, 2, 10))
-    page.wait_for_selector(".tip:not([hidden])")
-    text = page.locator(".tip").inner_text()
-    cell = aligned.cell(2, 10, "cka")
-    assert f"{cell.comparison.value:.3f}" in text
-    assert aligned.layers[2].point in text
-    assert aligned.layers[10].point in text
-    for part in ("0.010 ± 0.020", f"[{cell.comparison.low:.2f}", f"{cell.twin_value:.3f}"):
-        assert part.replace("-", "\N{MINUS SIGN}") in text
-
-
-def test_clicking_a_cell_opens_the_pair_and_changes_the_address(visit, bundle):
-    page = go(visit, bundle, "#/compare/0")
-    page.mouse.click(*cell_place(page, 2, 10))
-    page.wait_for_function("location.hash.includes('cell=2%2C10')")
-    cell = alignment(n_blocks=4).cell(2, 10, "cka")
-    page.wait_for_selector(f"#detail .big:has-text('{cell.comparison.value:.3f}')")
-    assert "mutual_knn" in page.locator("#detail").inner_text()
-    page.wait_for_selector(".compare .chart .main-svg")
-
-
-def test_the_matrix_answers_to_keys(visit, bundle):
-    page = go(visit, bundle, "#/compare/0")
-    page.focus("canvas.matrix")
-    page.keyboard.press("ArrowDown")
-    page.keyboard.press("ArrowRight")
-    page.wait_for_selector(".tip:not([hidden])")
-    page.keyboard.press("Enter")
-    page.wait_for_function("location.hash.includes('cell=0%2C1')")
-
-
-def test_the_comparison_can_be_cut_to_two_models(visit, bundle):
-    page = go(visit, bundle, "#/compare/0?a=zoo%3Addpm&b=zoo%3Avit")
-    assert "8 by 6 layers" in page.locator("canvas.matrix").get_attribute("aria-label")
-    page.mouse.click(*cell_place(page, 1, 2))
-    page.wait_for_function("location.hash.includes('cell=1%2C14')")
-
-
 def test_wrong_addresses_get_a_message_not_a_blank_page(visit, bundle):
     for hash_, text in (
         ("#/sae/9", "no SAE 9"),
@@ -417,6 +243,7 @@ def test_it_works_over_http_too(visit, bundle):
         )
         shown(visit.page, 0, 3)
         assert all(decoded(visit.page, ".gallery img"))
+        visit.page.goto("about:blank")
         server.shutdown()
         thread.join()
 
