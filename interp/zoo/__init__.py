@@ -4,7 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from interp.zoo.cards import Card, card, evaluate_zoo, verdict
+    from interp.zoo.cards import Card, card, evaluate_zoo, verdict, write_quality
     from interp.zoo.images import Images, load_images
     from interp.zoo.nets import build_net, load_net
     from interp.zoo.recipes import train_zoo
@@ -21,6 +21,7 @@ _HOMES = {
     "load_net": "nets",
     "train_zoo": "recipes",
     "verdict": "cards",
+    "write_quality": "cards",
 }
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "load_net",
     "train_zoo",
     "verdict",
+    "write_quality",
 ]
 
 

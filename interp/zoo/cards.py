@@ -203,7 +203,7 @@ def evaluate_zoo(spec: str, *, folder: Path | str | None = None, n: int | None =
     if name == "vit":
         return _encoder_quality(net, train, heldout)
     judge, _ = load_net("vit", folder=folder)
-    extra: dict[str, float] = {}
+    extra: dict[str, Any] = {}
     if name == "vae":
         samples = reconstruct(net, heldout.pixels)
         spread = torch.linspace(0, len(train) - 1, count).round().long()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from interp.zoo.nets import SCHEDULER, file_stem
 from interp.zoo.training import Job
@@ -81,7 +81,7 @@ def _replace(path: Path, content: bytes) -> None:
 
 
 @torch.no_grad()
-def describe_net(name: str, net: nn.Module, images: Tensor) -> dict[str, Any]:
+def describe_net(name: str, net: Any, images: Tensor) -> dict[str, Any]:
     """Return the number of parameters and what a user of the network must know to drive it."""
     facts: dict[str, Any] = {"parameters": sum(p.numel() for p in net.parameters())}
     if name == "ddpm":
@@ -118,7 +118,7 @@ def picture(path: Path, images: Tensor, *, columns: int = 16, colors: int = 128)
     image.quantize(colors, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
-def sample_picture(name: str, net: nn.Module, path: Path, heldout: Any) -> None:
+def sample_picture(name: str, net: Any, path: Path, heldout: Any) -> None:
     """Write the card's picture.
 
     gan: 128 samples. ddpm: a row of samples per category. vae: held-out images above their

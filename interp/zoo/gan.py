@@ -115,7 +115,7 @@ class StyledConv(nn.Module):
 
 
 class ToRGB(nn.Module):
-    """Modulated 1x1 convolution to three channels, not demodulated; the output adds to the image."""
+    """Modulated 1x1 convolution to three channels, not demodulated; a part of the image."""
 
     def __init__(self, c_in: int):
         super().__init__()

@@ -81,10 +81,10 @@ def _construct(name: str, n_classes: int) -> nn.Module:
 
         return ViT(n_classes)
     if name == "vae":
-        from diffusers import AutoencoderKL
+        from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
         return AutoencoderKL(**VAE)
-    from diffusers import UNet2DModel
+    from diffusers.models.unets.unet_2d import UNet2DModel
 
     return UNet2DModel(**DDPM, num_class_embeds=n_classes + 1)
 

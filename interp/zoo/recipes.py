@@ -161,7 +161,7 @@ def _gan_step(job: Job, x: Tensor, labels: Tensor, progress: float) -> dict[str,
     net.w_mean.lerp_(w.detach().mean(0), 0.005)
     # One batch of fakes serves both updates: the generator's graph stays valid while only the
     # critic moves.
-    fake = job.extra["forward"](w[:, None].expand(-1, 8, -1), _noise_maps(job, x.device))
+    fake = net.synthesize(w[:, None].expand(-1, 8, -1), _noise_maps(job, x.device))
     critic.requires_grad_(True)
     on_real, on_fake = critic(augment(x, generator)), critic(augment(fake.detach(), generator))
     loss = F.softplus(on_fake).mean() + F.softplus(-on_real).mean()
@@ -195,7 +195,6 @@ def make_job(
     seed: int = 0,
     device: str = "cpu",
     batch_size: int | None = None,
-    compiled: bool = False,
 ) -> Job:
     """Return the training of one network before its first step.
 
@@ -205,8 +204,6 @@ def make_job(
         seed: initial weights and all randomness of the training.
         device: where it runs.
         batch_size: the recipe's where None.
-        compiled: run the generator of `gan` through torch.compile (a third faster; needs a C++
-            compiler).
     """
     if name not in NAMES:
         raise InputError(f"no zoo network {name!r}; there are {', '.join(NAMES)}")
@@ -222,8 +219,6 @@ def make_job(
         # appendix B).
         share = recipe["r1_every"] / (recipe["r1_every"] + 1)
         job.optimizers["critic"] = _optimizer(critic.parameters(), recipe, share)
-        synthesize = job.nets["gan"].synthesize
-        job.extra["forward"] = torch.compile(synthesize) if compiled else synthesize
     return job
 
 
@@ -238,7 +233,6 @@ def train_zoo(
     threads: int | None = None,
     resume: bool = True,
     batch_size: int | None = None,
-    compiled: bool = False,
     progress: bool = True,
 ) -> Path:
     """Train one network of the zoo on `glyphs`, write weights and card, return the weights' path.
@@ -258,7 +252,6 @@ def train_zoo(
         threads: CPU threads of torch during the call; left alone where None.
         resume: continue from the folder's last checkpoint.
         batch_size: the recipe's where None.
-        compiled: see `make_job`.
         progress: show a progress bar.
 
     Raises:
@@ -274,7 +267,6 @@ def train_zoo(
         seed=seed,
         device=device,
         batch_size=batch_size,
-        compiled=compiled,
     )
     box = Box(steps, minutes if steps or minutes else job.extra["recipe"]["minutes"])
     pixels = data.pixels.permute(0, 3, 1, 2).contiguous().to(device)
@@ -343,7 +335,7 @@ def _bar(name: str, shown: bool) -> Iterator[Callable[[int, float, dict[str, flo
     with tqdm(total=1000, desc=name, unit="permille") as bar:
 
         def on_step(step: int, progress: float, losses: dict[str, float]) -> None:
-            bar.set_postfix(step=step, **losses, refresh=False)
+            bar.set_postfix({"step": step, **losses}, refresh=False)
             bar.update(round(1000 * progress) - bar.n)
 
         yield on_step

@@ -1,11 +1,12 @@
 """Draw samples from the zoo's networks, just enough to judge them."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
-from torch import Tensor, nn
+from torch import Tensor
 
 from interp.zoo.gan import Z_WIDTH, sample_noise
 from interp.zoo.nets import SCHEDULER
@@ -28,7 +29,7 @@ def _normal(seeds: Sequence[int], *shape: int) -> Tensor:
 
 @torch.no_grad()
 def sample_gan(
-    net: nn.Module, seeds: Sequence[int], *, truncation: float = 1.0, batch_size: int = 64
+    net: Any, seeds: Sequence[int], *, truncation: float = 1.0, batch_size: int = 64
 ) -> UInt8[Tensor, "n 32 32 3"]:
     """Return one image per seed; sample i depends on seeds[i] alone.
 
@@ -48,7 +49,7 @@ def sample_gan(
 
 @torch.no_grad()
 def sample_ddpm(
-    net: nn.Module,
+    net: Any,
     seeds: Sequence[int],
     labels: Sequence[int],
     *,
@@ -66,9 +67,9 @@ def sample_ddpm(
         guidance: 1 for none.
         batch_size: images per forward pass, before guidance doubles it.
     """
-    from diffusers import DDIMScheduler
+    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
-    scheduler = DDIMScheduler(**SCHEDULER)
+    scheduler: Any = DDIMScheduler(**SCHEDULER)
     null = net.config["num_class_embeds"] - 1
     images = []
     for start in range(0, len(seeds), batch_size):
@@ -82,7 +83,7 @@ def sample_ddpm(
     return torch.cat(images)
 
 
-def _guided(net: nn.Module, x: Tensor, t: Tensor, y: Tensor, null: int, guidance: float) -> Tensor:
+def _guided(net: Any, x: Tensor, t: Tensor, y: Tensor, null: int, guidance: float) -> Tensor:
     if guidance == 1.0:
         return net(x, t, class_labels=y).sample
     both = net(torch.cat([x, x]), t, class_labels=torch.cat([torch.full_like(y, null), y])).sample
@@ -92,7 +93,7 @@ def _guided(net: nn.Module, x: Tensor, t: Tensor, y: Tensor, null: int, guidance
 
 @torch.no_grad()
 def reconstruct(
-    net: nn.Module, pixels: UInt8[Tensor, "n 32 32 3"], *, batch_size: int = 128
+    net: Any, pixels: UInt8[Tensor, "n 32 32 3"], *, batch_size: int = 128
 ) -> UInt8[Tensor, "n 32 32 3"]:
     """Return what the autoencoder makes of the images, through the posterior's mean."""
     parts = [
@@ -104,7 +105,7 @@ def reconstruct(
 
 @torch.no_grad()
 def vit_outputs(
-    net: nn.Module, pixels: UInt8[Tensor, "n 32 32 3"], *, batch_size: int = 128
+    net: Any, pixels: UInt8[Tensor, "n 32 32 3"], *, batch_size: int = 128
 ) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n c"]]:
     """Return the encoder's pooled features and its logits."""
     features = torch.cat([net.features(to_float(x)) for x in pixels.split(batch_size)])

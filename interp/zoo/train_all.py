@@ -1,7 +1,7 @@
-"""Train the whole zoo at once: `python -m interp.zoo.train_all --minutes 9 --device cuda --out DIR`.
+"""Train the whole zoo: `python -m interp.zoo.train_all --minutes 9 --device cuda --out DIR`.
 
 One process per network, as small networks are bound by launches and not by arithmetic; time-boxed;
-a second call continues. Needs torch, diffusers, numpy, pillow, safetensors and jaxtyping only.
+a second call continues. Needs torch, diffusers (and tqdm), numpy, pillow, safetensors, jaxtyping.
 Results lie in `DIR/zoo.tar`: weights, cards and logs.
 """
 

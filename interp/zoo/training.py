@@ -39,7 +39,7 @@ class Job:
         elapsed: seconds of training done, over all resumptions.
     """
 
-    nets: dict[str, nn.Module]
+    nets: dict[str, Any]
     ema_of: str
     optimizers: dict[str, torch.optim.Optimizer]
     step: Callable[["Job", Tensor, Tensor, float], dict[str, Tensor]]
@@ -139,9 +139,8 @@ def _update_ema(job: Job) -> None:
     half_life = min(job.ema_half_life, max(1.0, job.step_count * 0.05))
     weight = 1 - 0.5 ** (1 / half_life)
     source = job.nets[job.ema_of]
-    torch._foreach_lerp_(
-        list(job.ema.parameters()), [p.detach() for p in source.parameters()], weight
-    )
+    for mean, value in zip(job.ema.parameters(), source.parameters(), strict=True):
+        mean.lerp_(value, weight)
     for mean, value in zip(job.ema.buffers(), source.buffers(), strict=True):
         mean.copy_(value)
 
