@@ -59,7 +59,7 @@ class _Size:
 
 
 # Enough rows for the SAEs to settle and for intervals that tell layers apart, within the budget.
-_FULL = _Size(512, 4096, 2048, 512, 1200, 512, 200, 64, ("cka", "mutual_knn", "procrustes"))
+_FULL = _Size(512, 3072, 1024, 512, 700, 512, 200, 32, ("cka", "mutual_knn"))
 _QUICK = _Size(96, 384, 256, 128, 150, 128, 200, 12, ("cka",))
 
 
@@ -152,9 +152,9 @@ def _demo(job: _Job) -> Path:
 
 def _load(job: _Job) -> None:
     for name in MODELS:
-        where = {"device": job.config.device}
-        job.models[name] = interp.load(f"zoo:{name}", **where)
-        job.twins[name] = interp.load(f"zoo:{name}", untrained=True, seed=1, **where)
+        spec, device = f"zoo:{name}", job.config.device
+        job.models[name] = interp.load(spec, device=device)
+        job.twins[name] = interp.load(spec, untrained=True, seed=1, device=device)
 
 
 def _blocks(model: Any) -> list[str]:
@@ -346,10 +346,10 @@ def _write_results(job: _Job, results: Sequence[_Result], alignments: Sequence[A
 
 def _plain(value: Any) -> Any:
     """JSON values of a record, floats to 9 digits."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        value = dataclasses.asdict(value)
-    elif hasattr(value, "_asdict"):
+    if hasattr(value, "_asdict"):
         value = value._asdict()
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = dataclasses.asdict(value)
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

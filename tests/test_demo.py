@@ -42,7 +42,7 @@ def test_every_sae_is_judged_on_unseen_rows_beside_baselines(runs) -> None:
     for one in saes:
         assert not one["evaluation"]["trained_rows"]
         assert one["evaluation"]["baselines"]
-        assert 0 < one["evaluation"]["fvu"]
+        assert one["evaluation"]["fvu"] > 0
         assert one["substitution"]["damage"] >= 0
 
 

@@ -80,12 +80,22 @@ class Target:
 
 def _capture(spec: str, recipe: Generation | Encoding, target: Target, which: Which) -> None:
     model = which.load(spec)
-    sizes = {"rows": target.rows, "shard_size": target.shard_size}
     if target.dry:
-        print(interp.estimate(model, target.points, recipe, **sizes))
+        plan = interp.estimate(
+            model, target.points, recipe, rows=target.rows, shard_size=target.shard_size
+        )
+        print(plan)
         return
-    share = {"rank": target.rank, "world": target.world}
-    store = interp.capture(model, target.points, recipe, out=target.out, **sizes, **share)
+    store = interp.capture(
+        model,
+        target.points,
+        recipe,
+        out=target.out,
+        rows=target.rows,
+        shard_size=target.shard_size,
+        rank=target.rank,
+        world=target.world,
+    )
     print(store.path)
 
 

@@ -123,7 +123,8 @@ class Demo:
 
 def strongest_rows(alignment: Any) -> list[tuple[str, ...]]:
     """Return the strongest cell of each model pair and measure as text."""
-    rows = [("layers", "measure", "value", "null", "p (max-T, Holm)", "twin", "difference")]
+    rows: list[tuple[str, ...]] = []
+    rows.append(("layers", "measure", "value", "null", "p (max-T, Holm)", "twin", "difference"))
     names = [layer.name for layer in alignment.layers]
     for family in alignment.families:
         cell = alignment.cell(*family.best, family.measure)

@@ -14,10 +14,10 @@ def print_table(rows: Sequence[Sequence[str]]) -> None:
 
 def plain(value: Any) -> Any:
     """Return JSON values of a record."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        value = dataclasses.asdict(value)
-    elif hasattr(value, "_asdict"):
+    if hasattr(value, "_asdict"):
         value = value._asdict()
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = dataclasses.asdict(value)
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
