@@ -37,11 +37,7 @@ def export(
 
     out.mkdir(parents=True, exist_ok=True)
     path = out / f"{file_stem(name, seed)}.safetensors"
-    tensors = {
-        key: x.detach().to("cpu", torch.float16).contiguous()
-        for key, x in job.ema.state_dict().items()
-    }
-    content = save(tensors)
+    content = save({k: x.to("cpu", torch.float16) for k, x in job.ema.state_dict().items()})
     _replace(path, content)
     card = {
         "name": f"zoo:{name}" if seed == 0 else f"zoo:{name}/{seed}",
