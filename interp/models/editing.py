@@ -69,9 +69,9 @@ def editing(
         for name, edit in edits.items():
             site = model.sites[name]
             visit = _visit(model, site, edit, calls, cfg, done)
-            for path in (site.module, *site.also):
-                for handle in attach(model.root.get_submodule(path), site, visit):
-                    stack.callback(handle.remove)
+            modules = [model.root.get_submodule(path) for path in (site.module, *site.also)]
+            for handle in (h for module in modules for h in attach(module, site, visit)):
+                stack.callback(handle.remove)
         yield
     missed = [name for name in edits if name not in done]
     if missed:

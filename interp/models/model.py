@@ -172,13 +172,14 @@ class Model(abc.ABC):
     @contextmanager
     def watching(self, batch: int | None = None) -> Iterator[Clock]:
         """Count calls for the length of the context; `batch` says how many samples are made."""
-        self._refuse_compiled()
+        self.refuse_compiled()
         if batch is not None:
             self.clock.begin(batch)
         with self.clock.watch(self.clock_modules(), self.facts, self.log_snr):
             yield self.clock
 
-    def _refuse_compiled(self) -> None:
+    def refuse_compiled(self) -> None:
+        """Raise `PointError` where hooks would be ignored: a part is compiled, without guards."""
         compiled = [
             name or "the root"
             for name, module in self.root.named_modules()

@@ -140,6 +140,7 @@ def _attach_delta(module: nn.Module, site: Site, visit: Visit) -> list[Removable
         new = visit(delta)
         if new is None:
             return None
+        new = _placed(new, delta)
         # in + (out - in) rounds: where the edit left the delta alone, the host's own bits stay.
         return put(output, site, _placed(torch.where(new == delta, value, start + new), value))
 

@@ -99,7 +99,12 @@ def _run(model: Model, sites: list[Site]) -> dict[str, Record]:
     records: dict[str, Record] = {}
     n_parameters = sum(p.numel() for p in model.root.parameters())
     with ExitStack() as stack:
-        clock = stack.enter_context(model.watching(batch=1))
+        model.refuse_compiled()
+        clock = model.clock
+        clock.begin(1)
+        # Without noise levels, which need numbers: the pass may run on shapes alone.
+        watch = clock.watch(model.clock_modules(), model.facts, lambda t: None)
+        stack.enter_context(watch)
         for site in sites:
             module = model.root.get_submodule(site.module)
             for handle in _listen(module, site, clock, records):
@@ -137,8 +142,8 @@ def _listen(module: nn.Module, site: Site, clock: Clock, records: dict[str, Reco
     def after(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
         value = pick(output, site)
         start = argument(module, site, args, kwargs) if site.delta else None
-        same = isinstance(start, Tensor) and value is not None and start.shape == value.shape
-        note(value, same)
+        shape = None if value is None else value.shape
+        note(value, isinstance(start, Tensor) and start.shape == shape)
 
     if site.port == "input":
         return [module.register_forward_pre_hook(before, with_kwargs=True)]

@@ -7,7 +7,7 @@ HEADER = ("name", "stream", "kind", "width", "grid", "depth")
 
 def points_table(model: Model) -> str:
     """Return the model's hook points as aligned text, one line each in order of execution."""
-    rows = [HEADER]
+    rows: list[tuple[str, ...]] = [HEADER]
     for point in model.points.values():
         grid = "x".join(map(str, point.grid)) or "-"
         depth = f"{point.depth:.2f}"

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
 import tiny
+import tiny_pipes
 import torch
 from torch import Tensor, nn
 
@@ -71,7 +72,7 @@ def bridge() -> Model:
 
 
 def _pipe(name: str) -> Callable[[], Model]:
-    return functools.cache(lambda: load(tiny.PIPES[name]()))
+    return functools.cache(lambda: load(tiny_pipes.PIPES[name]()))
 
 
 def _net(name: str) -> Callable[[], Model]:

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import tiny
+import tiny_pipes
 import torch
 from cases import CASES, batch_of, encode_batch, zoo
 from torch import Tensor
@@ -90,7 +91,7 @@ def test_a_delta_is_undefined_where_the_shape_changes() -> None:
 
 
 def test_a_read_is_a_copy_that_free_u_cannot_change() -> None:
-    pipe = tiny.sd_pipe()
+    pipe = tiny_pipes.sd_pipe()
     model = load(pipe)
     points = ["mid_block.resnets.1", "up_blocks.0.resnets.1", "skip.2", "skip.3"]
     batch = batch_of(CASES["sd"], steps=1, scheduler="ddim")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import tiny
+import tiny_pipes
 import torch
 from cases import TwoLayers, two_layers
 from torch import nn
@@ -32,7 +33,7 @@ def test_an_unknown_spec_names_the_nearest(spec: str, message: str) -> None:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("pipe")
-    tiny.dit_pipe().save_pretrained(path)
+    tiny_pipes.dit_pipe().save_pretrained(path)
     return path
 
 
