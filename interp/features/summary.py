@@ -70,10 +70,9 @@ def describe(
     kept = {"top": n_top, "pool": _POOL if n_quantile else 0, "random": n_random}
     scan = Scan(sae, table, kept, seed).run(store, point)
     examples = _examples(scan, n_quantile)
-    where = places(store, point)
-    factor = pooling(where.height, where.width, examples["example_row"].size, map_side)
-    maps = example_maps(sae, store, point, where, examples["example_row"], factor)
-    dead = scan.count == 0
+    where, shown, dead = places(store, point), examples["example_row"], scan.count == 0
+    factor = pooling(where.height, where.width, shown.size, map_side)
+    maps = example_maps(sae, store, point, where, shown, factor)
     layout, note = direction_map(sae.dictionary(), dead, seed, umap=umap)
     return Features(
         point=store.points[point],
@@ -83,7 +82,7 @@ def describe(
         **_statistics(scan, dead),
         **_profiles(scan, store, point, categories),
         **examples,
-        **_coordinates(store, point, where, examples["example_row"]),
+        **_coordinates(store, point, where, shown),
         maps=maps,
         grid=store.points[point].grid,
         **_relations(scan, dead, n_neighbors),
