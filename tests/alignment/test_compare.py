@@ -1,4 +1,4 @@
-"""Stores and arrays into an Alignment: pairing, nulls, twins, references, records."""
+"""compare and compare_layers on arrays: pairing, nulls, twins, references, records."""
 
 import dataclasses
 from pathlib import Path
@@ -12,12 +12,9 @@ from interp.alignment import (
     Representation,
     compare,
     compare_layers,
-    load_representations,
-    pixel_representation,
 )
 from interp.errors import InputError
 from interp.geometry import MEASURES
-from interp.store import ActivationStore, write_store
 
 N = 60
 IDS = tuple(f"glyph{i:03d}" for i in range(N))
@@ -44,9 +41,6 @@ def layers(model: str, count: int, signal: float, seed: int, **labels) -> list[R
 
 def small(models, **options) -> Alignment:
     return compare_layers(models, **{"pixels": False, "measures": ("cka",), **options})
-
-
-# ---- compare
 
 
 @pytest.mark.parametrize("measure", sorted(MEASURES))
@@ -110,9 +104,6 @@ def test_compare_is_deterministic() -> None:
     x, y = draw(N, 5), draw(N, 5, seed=1)
     assert compare(x, y) == compare(x, y)
     assert compare(x, y, seed=1).low != compare(x, y).low
-
-
-# ---- compare_layers on arrays
 
 
 def test_only_the_models_that_share_a_latent_are_aligned() -> None:
@@ -299,160 +290,6 @@ def test_an_alignment_is_read_by_name_number_and_matrix() -> None:
         result.cell(0, 9)
 
 
-# ---- stores
-
-
-def make_store(
-    path: Path, seed: int = 0, draws: int = 1, calls: int = 2, **more
-) -> ActivationStore:
-    n = 24
-    data = draw(n * draws, calls, 16, 6, seed=seed) + draw(n, 1, 16, 6).repeat_interleave(draws, 0)
-    table = {
-        "image_id": [f"glyph{i:03d}" for i in range(n) for _ in range(draws)],
-        "cluster": [f"c{i // 2}" for i in range(n) for _ in range(draws)],
-        "source": ["ab"[i % 4 // 2] for i in range(n) for _ in range(draws)],
-        "draw": [j for _ in range(n) for j in range(draws)],
-    } | more.pop("generations", {})
-    images = (draw(n, 32, 32, 3, seed=3) * 40 + 128).clamp(0, 255).byte()
-    return write_store(
-        path,
-        {"block": data},
-        generations=table,
-        images=images.repeat_interleave(draws, 0),
-        t=tuple(range(900, 900 - 100 * calls, -100)),
-        log_snr=tuple(float(-2 + 2 * c) for c in range(calls)),
-        model={"spec": "zoo:test"},
-        shard_size=10,
-        **more,
-    )
-
-
-def test_a_store_is_pooled_over_positions_and_draws(tmp_path: Path) -> None:
-    store = make_store(tmp_path / "s", draws=2)
-    found = load_representations(store, model="unet")
-    assert [(one.call, one.log_snr) for one in found] == [(0, -2.0), (1, 0.0)]
-    rows = store.rows("block").double()
-    coords = store.coords("block")
-    ids = store.generations["image_id"][coords["generation"]]
-    mask = torch.as_tensor((ids == "glyph007") & (coords["call"] == 1))
-    place = found[1].ids.index("glyph007")
-    assert torch.allclose(found[1].x[place], rows[mask].mean(0).float(), atol=1e-6)
-    assert found[0].clusters[place] == "c3"
-    assert found[0].strata[place] == "b"
-    assert found[0].preprocessing == "mean over positions, mean over 2 noise draws"
-    assert load_representations(store, model="unet", calls=[1])[0].call == 1
-
-
-def test_token_features_lose_the_mean_of_their_position(tmp_path: Path) -> None:
-    (one,) = load_representations(
-        make_store(tmp_path / "s", calls=1), model="unet", pooling="tokens"
-    )
-    assert one.x.shape == (24, 16, 6)
-    assert torch.allclose(one.x.mean(0), torch.zeros(16, 6), atol=1e-6)
-    assert one.call is None
-
-
-def test_a_pure_position_code_has_no_geometry(tmp_path: Path) -> None:
-    code = draw(1, 1, 16, 6).expand(24, 1, 16, 6)
-    table = {"image_id": [f"i{i}" for i in range(24)]}
-    store = write_store(tmp_path / "s", {"p": code}, generations=table, t=(0,), log_snr=(0.0,))
-    (one,) = load_representations(store, model="m", pooling="tokens")
-    with pytest.raises(InputError, match="constant"):
-        compare(one.x, one.x)
-
-
-def test_stores_of_two_models_and_their_twins_in_one_call(tmp_path: Path) -> None:
-    a, b, c = (make_store(tmp_path / str(s), seed=s, draws=2) for s in (1, 2, 3))
-    one = make_store(tmp_path / "vae", seed=4, calls=1)
-    lines: list[str] = []
-    result = compare_layers(
-        {"unet": (a, "block", [0]), "other": (b, ["bl*"]), "vae": one},
-        twins={"unet": c},
-        n_neighbors=0.1,
-        progress=lines.append,
-        n_folds=6,
-    )
-    names = ["unet/block@0", "other/block@0", "other/block@1", "vae/block", "pixels/rgb"]
-    assert [layer.name for layer in result.layers] == names
-    assert [layer.twin for layer in result.layers] == [True, False, False, False, False]
-    assert result.sample_set == "real images"
-    assert result.strata == "within source, whole clusters"
-    assert result.cell("unet/block@0", "vae/block").twin_value is not None
-    assert result.cell("other/block@0", "vae/block").twin_value is None
-    assert lines[0] == "cka: unet x other, 1 x 2 layers"
-    assert result.n == 24
-    assert result.layers[-1].width == 768
-
-
-def test_pixels_follow_the_pooling(tmp_path: Path) -> None:
-    store = make_store(tmp_path / "s", draws=2)
-    assert pixel_representation(store).x.shape == (24, 768)
-    cells = pixel_representation(store, pooling="tokens").x
-    assert cells.shape == (24, 16, 48)
-    image = store.images([6])[0].float() / 255
-    small_image = image.view(16, 2, 16, 2, 3).mean((1, 3))
-    plain = pixel_representation(store).x
-    assert torch.allclose(plain[3], small_image.permute(2, 0, 1).flatten(), atol=1e-6)
-    corner = small_image[:4, 12:].permute(2, 0, 1).flatten()
-    everything = torch.stack(
-        [
-            store.images([2 * i])[0].float().view(16, 2, 16, 2, 3).mean((1, 3)) / 255
-            for i in range(24)
-        ]
-    )
-    mean = everything.mean(0)[:4, 12:].permute(2, 0, 1).flatten()
-    assert torch.allclose(cells[3, 3], corner - mean, atol=1e-5)
-
-
-def test_what_a_store_lacks_is_refused(tmp_path: Path) -> None:
-    store = make_store(tmp_path / "s")
-    with pytest.raises(InputError, match=r"no point .* matches 'blok': block"):
-        load_representations(store, ["blok"], model="m")
-    with pytest.raises(InputError, match=r"has calls \[0, 1\], not \[7\]"):
-        load_representations(store, model="m", calls=[7])
-    with pytest.raises(InputError, match="no column 'country' to permute within"):
-        load_representations(store, model="m", strata="country")
-    with pytest.raises(InputError, match="pooling 'max' is mean or tokens"):
-        load_representations(store, model="m", pooling="max")
-    twice = make_store(tmp_path / "t", generations={"image_id": ["glyph000"] * 24})
-    with pytest.raises(InputError, match="1 images more than once: glyph000"):
-        load_representations(twice, model="m")
-
-
-def test_a_vector_has_no_token_features(tmp_path: Path) -> None:
-    table = {"image_id": [f"i{i}" for i in range(8)]}
-    store = write_store(
-        tmp_path / "s", {"w": draw(8, 1, 1, 6)}, generations=table, t=(0,), log_snr=(0.0,)
-    )
-    with pytest.raises(InputError, match=r'tokens need a map of at least 4 x 4.*pooling="mean"'):
-        load_representations(store, model="m", pooling="tokens")
-
-
-# ---- calibration
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("measure", sorted(MEASURES))
-@pytest.mark.parametrize("design", ["free", "strata", "clusters"])
-def test_type_one_error_is_nominal_under_the_null(measure: str, design: str) -> None:
-    n, repeats, rejected = 32, 300, 0
-    labels: dict[str, list[str]] = {}
-    if design == "strata":
-        labels = {"strata": [str(i % 2) for i in range(n)]}
-    if design == "clusters":
-        labels = {"clusters": [str(i // 2) for i in range(n)]}
-    for r in range(repeats):
-        x, y = (draw(n, 3, seed=10 * r + s) * torch.tensor([3.0, 1, 0.3]) for s in (1, 2))
-        if design == "strata":
-            x, y = (z + 3.0 * (torch.arange(n) % 2)[:, None] for z in (x, y))
-        if design == "clusters":
-            x, y = (z[::2].repeat_interleave(2, 0) + 0.1 * z for z in (x, y))
-        p = compare(x, y, measure, n_folds=0, n_neighbors=0.1, seed=r, **labels).p
-        rejected += p <= 0.05
-    # 99.9 % binomial bound on either side of 5 %.
-    assert abs(rejected / repeats - 0.05) <= 3.3 * (0.05 * 0.95 / repeats) ** 0.5
-
-
 @pytest.mark.slow
 def test_the_family_of_all_layers_holds_its_error() -> None:
     repeats, rejected = 200, 0
@@ -461,18 +298,3 @@ def test_the_family_of_all_layers_holds_its_error() -> None:
         result = small(models, seed=r, n_folds=0)
         rejected += result.families[0].p <= 0.05
     assert abs(rejected / repeats - 0.05) <= 3.3 * (0.05 * 0.95 / repeats) ** 0.5
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("measure", ["cka", "procrustes"])
-def test_the_jackknife_interval_covers(measure: str) -> None:
-    mix = [draw(4, 6, seed=s) for s in (1, 2)]
-
-    def pair(n: int, seed: int) -> tuple[torch.Tensor, ...]:
-        latent = draw(n, 4, seed=seed)
-        return tuple(latent @ m + draw(n, 6, seed=seed + 1 + i) for i, m in enumerate(mix))
-
-    truth = compare(*pair(20_000, 7), measure, n_permutations=0, n_folds=0).value
-    found = [compare(*pair(200, 100 + 3 * r), measure, n_permutations=0) for r in range(200)]
-    covered = np.mean([one.low <= truth <= one.high for one in found])
-    assert covered >= 0.95 - 3.3 * (0.95 * 0.05 / 200) ** 0.5
