@@ -139,7 +139,12 @@ def _write_batch(
         name, x, segment, grid = piece
         pipeline.submit(lambda: writer.append(name, x, segment, grid), x.nbytes)
 
-    images = job.pieces(generations, take)
+    try:
+        images = job.pieces(generations, take)
+    except InputError:
+        # A point that holds NaN says more than an image that holds NaN: its error comes first.
+        pipeline.drain()
+        raise
     return None if images is None else images.cpu()
 
 

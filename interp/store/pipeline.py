@@ -45,6 +45,14 @@ class Pipeline:
             self._waiting += size
             self._changed.notify_all()
 
+    def drain(self) -> None:
+        """Wait for all tasks; raise what one of them raised."""
+        done = threading.Event()
+        self.submit(done.set)
+        while not done.wait(0.05):
+            with self._changed:
+                self._raise()
+
     def close(self) -> None:
         """Wait for all tasks and stop the thread."""
         with self._changed:
