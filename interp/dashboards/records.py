@@ -83,7 +83,7 @@ def _numbers(values: list[Any]) -> np.ndarray:
 
 
 def strongest(alignment: Any) -> list[dict[str, Any]]:
-    """Return the cell with the largest z of every model pair and measure, largest first.
+    """Return the cell with the largest z of every model pair, by measure and falling z.
 
     References such as pixels are left out: they are a level to compare with, not a finding. Without
     permutations, and so without z, the largest value stands in.
@@ -103,7 +103,9 @@ def strongest(alignment: Any) -> list[dict[str, Any]]:
         (family.measure, *sorted((family.model_a, family.model_b))): family.p_holm
         for family in read(alignment, "families", ())
     }
+    measures = list(alignment.measures)
     ranked = sorted(best, key=lambda key: (_rank(best[key]), key), reverse=True)
+    ranked.sort(key=lambda key: measures.index(key[0]))
     return [
         {
             **best[key],

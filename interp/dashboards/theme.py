@@ -11,9 +11,9 @@ GRID = "#e5e2db"
 FONT = "Inter, Segoe UI, system-ui, Roboto, Noto Sans, Liberation Sans, sans-serif"
 # Transparent to dark: faint where a latent is weakly active, so that the picture stays readable.
 OVERLAY = (
-    (0.0, "rgba(255,217,168,0)"),
-    (0.15, "rgba(249,143,69,0.45)"),
-    (1.0, "rgba(92,16,32,0.8)"),
+    (0.0, "rgba(251,217,242,0)"),
+    (0.15, "rgba(233,112,208,0.45)"),
+    (1.0, "rgba(60,10,82,0.8)"),
 )
 # plotly.js 4 shows a button that uploads the chart unless told otherwise.
 CONFIG = {

@@ -125,7 +125,7 @@ INTERP.browse = (function () {
       spec.variant,
       spec.k ? "k = " + spec.k : null,
       "d = " + sae.point.width,
-      sae.point.stream + " " + sae.point.kind,
+      [...new Set([sae.point.stream, sae.point.kind])].join(" "),
       (sae.point.grid || []).length ? "grid " + sae.point.grid.join(" × ") : "vector, no map",
     ];
     return parts.filter(Boolean).join(" · ");

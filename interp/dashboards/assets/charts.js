@@ -103,6 +103,8 @@ INTERP.charts = (function () {
       ticklen: 3,
       tickcolor: line,
       automargin: true,
+      // "800µ" is not a unit anyone reads.
+      exponentformat: "power",
       ...extra,
     };
   }

@@ -3,6 +3,7 @@
 
 INTERP.colors = (function () {
   const ANCHORS = {
+    orchid: "fbd9f2 f5a9e2 e970d0 d23dbf a51ca4 70107c 3c0a52",
     ember: "ffd9a8 ffb870 f98f45 e8622a c63c1f 941f1f 5c1020",
     viridis: "440154 472d7b 3b528b 2c728e 21918c 28ae80 5ec962 addc30 fde725",
     cividis: "00224e 123570 3b496c 575d6d 707173 8a8678 a59c74 c3b369 e1cc55 fee838",
@@ -11,8 +12,9 @@ INTERP.colors = (function () {
     diverging: "123f6b 2f6ea5 7fb0d3 cfe1ec f5f3ef f6d7bd e59d62 c2641f 7c3606",
   };
   // "spotlight" darkens what is inactive instead of painting what is active.
-  const OVERLAYS = ["ember", "viridis", "cividis", "magma", "inferno", "spotlight"];
-  // Okabe and Ito (2008), with two greys at the end for long lists.
+  const OVERLAYS = ["orchid", "ember", "viridis", "cividis", "magma", "inferno", "spotlight"];
+  // Okabe and Ito (2008), black replaced by two hues that are seen on dark pages too. All further
+  // categories share one grey.
   const CATEGORICAL = [
     "#0072b2",
     "#e69f00",
@@ -22,8 +24,6 @@ INTERP.colors = (function () {
     "#d55e00",
     "#8a7d00",
     "#7a5195",
-    "#8c8c8c",
-    "#4d4d4d",
   ];
   const tables = {};
 

@@ -186,8 +186,10 @@ INTERP.compare = (function () {
   function chosen(meta, data, state, measure) {
     const parts = state.params.cell.split(",").map(Number);
     if (state.params.cell && parts.length === 2 && parts.every((i) => data.layers[i])) return parts;
+    const { a, b } = state.params;
+    const fits = ([one, other]) => (!a || one.model === a) && (!b || other.model === b);
     const first = meta.alignments[state.alignment].strongest.find(
-      (cell) => cell.measure === measure,
+      (cell) => cell.measure === measure && (fits(cell.layers) || fits([...cell.layers].reverse())),
     );
     return first ? [first.i, first.j] : null;
   }

@@ -268,7 +268,7 @@ INTERP.list = (function () {
     const root = el(
       "div",
       {
-        class: compact ? "list compact" : "list",
+        class: "list" + (compact ? " compact" : "") + (context.table.category ? "" : " plain"),
         role: "table",
         "aria-label": "Features",
         "aria-rowcount": ids.length,

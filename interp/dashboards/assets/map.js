@@ -47,7 +47,7 @@ INTERP.map = (function () {
     return root;
   }
 
-  /* The nine most common top categories have a colour of their own; the rest share grey. */
+  /* The most common top categories have a colour of their own; the rest share grey. */
   function palette(sae, table) {
     if (!sae.palette) {
       const count = sae.categories.map(() => 0);
@@ -190,7 +190,7 @@ INTERP.map = (function () {
         height: big ? 460 : 260,
         margin: { l: 4, r: 4, t: 4, b: 4 },
         xaxis: bare,
-        yaxis: { ...bare, scaleanchor: "x" },
+        yaxis: { ...bare },
         dragmode: big ? "select" : "pan",
         hovermode: "closest",
         uirevision: sae.index + "map" + params.box,

@@ -150,7 +150,7 @@ INTERP.matrix = (function () {
         group.name,
         shape.left + group.start * shape.cell + span / 2,
         9,
-        Math.max(span - 4, 24),
+        Math.max(span - 4, 44),
       );
       if (group.start)
         line(context, shape.left + group.start * shape.cell - 1, 2, null, shape.height - 8);

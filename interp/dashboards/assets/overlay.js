@@ -13,7 +13,7 @@ INTERP.overlay = (function () {
     return {
       show: params.map === "1",
       opacity: Number(params.opacity),
-      cmap: INTERP.colors.OVERLAYS.includes(params.cmap) ? params.cmap : "ember",
+      cmap: INTERP.colors.OVERLAYS.includes(params.cmap) ? params.cmap : "orchid",
       threshold: Number(params.threshold),
       smooth: params.interp === "bilinear",
     };

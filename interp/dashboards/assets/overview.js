@@ -96,7 +96,7 @@ INTERP.overview = (function () {
         el("h2", { text: "Some latents" }),
         el("p", {
           class: "note",
-          text: "By rule, not by hand: the lowest category entropy among latents at or above median density, one per category.",
+          text: "By rule, not by hand: among latents at or above median density the lowest category entropy, one per category; without categories, the largest activation.",
         }),
       ),
       shown.map((sae) =>

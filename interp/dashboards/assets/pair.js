@@ -231,7 +231,7 @@ INTERP.pair = (function () {
     return INTERP.charts.draw(chart, traces, {
       height: 340,
       showlegend: true,
-      legend: { orientation: "h", y: 1.12, x: 0, font: { size: 11.5 } },
+      legend: { orientation: "h", traceorder: "normal", y: 1.12, x: 0, font: { size: 11.5 } },
       margin: { l: 52, r: 12, t: 34, b: 44 },
       xaxis: INTERP.charts.axis(
         "depth in " + INTERP.charts.escape(model) + " (0 first block, 1 last)",

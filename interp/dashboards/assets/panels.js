@@ -4,6 +4,7 @@
 INTERP.panels = (function () {
   const { el, number } = INTERP;
   const { facts } = INTERP.controls;
+  const FEW_ROWS = 20;
 
   function panel(title, note, chartLabel, draw) {
     const chart = INTERP.charts.place(title, chartLabel);
@@ -27,6 +28,11 @@ INTERP.panels = (function () {
     const range = used.length
       ? [edges[used[0]] - 0.2, edges[used[used.length - 1] + 1] + 0.2]
       : [edges[0], edges[edges.length - 1]];
+    // A logarithmic axis needs more than a decade to be readable.
+    const log = Math.max(...latent.histogram) >= FEW_ROWS;
+    const counts = log
+      ? { type: "log", dtick: 1, exponentformat: "power" }
+      : { type: "linear", rangemode: "tozero" };
     return INTERP.charts.draw(
       chart,
       [
@@ -45,11 +51,7 @@ INTERP.panels = (function () {
           range,
           dtick: 1,
         }),
-        yaxis: INTERP.charts.axis("rows per bin", {
-          type: "log",
-          dtick: 1,
-          exponentformat: "power",
-        }),
+        yaxis: INTERP.charts.axis("rows per bin", counts),
       },
     );
   }

@@ -13,7 +13,7 @@ INTERP.state = (function () {
     color: "category",
     map: "1",
     opacity: "0.75",
-    cmap: "ember",
+    cmap: "orchid",
     threshold: "0",
     interp: "bilinear",
     size: "112",
