@@ -70,6 +70,9 @@ def compare(
         n_neighbors: neighbors as a fraction of n, for measures that count them.
         seed: of permutations and folds.
 
+    Returns:
+        The value with the mean and sd of its null, p and jackknife interval.
+
     Raises:
         InputError: shapes, NaN, n < 4, constant features, too few permutations or clusters.
     """
@@ -127,6 +130,9 @@ def compare_layers(
         n_neighbors: neighbors as a fraction of the rows, for measures that count them.
         seed: of permutations and folds.
         progress: called with a line of text per measure and model pair.
+
+    Returns:
+        Every layer against every layer, with families of tests per model pair and measure.
 
     Raises:
         InputError: images that differ or repeat, a mix of real images and samples, a point that

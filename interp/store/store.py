@@ -58,6 +58,9 @@ def open_store(path: str | os.PathLike, *, partial: bool = False) -> "Activation
         partial: accept a store whose capture has not finished; its rows are those of the finished
             shards.
 
+    Returns:
+        The store; its files stay closed until rows are read.
+
     Raises:
         StoreError: not a store, damaged, of a newer format, or unfinished.
     """
