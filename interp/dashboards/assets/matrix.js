@@ -46,13 +46,13 @@ INTERP.matrix = (function () {
     const top = widest(columns) + 34;
     const cell = Math.max(
       MIN_CELL,
-      Math.min(MAX_CELL, Math.floor((width - left - 8) / columns.length)),
+      Math.min(MAX_CELL, Math.floor((width - left - 20) / columns.length)),
     );
     return {
       left,
       top,
       cell,
-      width: left + cell * columns.length + 8,
+      width: left + cell * columns.length + 20,
       height: top + cell * rows.length + 8,
     };
   }
