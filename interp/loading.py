@@ -1,5 +1,6 @@
 """Turn a spec ("zoo:ddpm", "diffusers:<id>#unet", "transformers:<id>", ...) into a model."""
 
+import copy
 import difflib
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -34,7 +35,7 @@ def load(
     *,
     untrained: bool = False,
     seed: int = 0,
-    device: str | torch.device = "cpu",
+    device: str | torch.device | None = None,
     dtype: torch.dtype | str | None = None,
     adapter: Adapter | None = None,
     extra_points: Sequence[str] = (),
@@ -50,8 +51,9 @@ def load(
             module.
         untrained: give the network (of a pipeline: the chosen one alone) fresh weights; see `seed`.
         seed: seed of the fresh weights; the global random state stays as it is.
-        device: where the networks go.
-        dtype: their type, such as torch.bfloat16 or "bfloat16"; None keeps the type of the files.
+        device: where the networks go; None leaves objects where they are, specs go to the CPU.
+        dtype: their type, such as torch.bfloat16 or "bfloat16"; None is what their own library
+            loads (float32 for diffusers and the zoo).
         adapter: how to use a module that the library does not know.
         extra_points: dotted paths of further modules whose outputs become points.
 
@@ -73,7 +75,8 @@ def load(
     if untrained:
         model.provenance["init_seed"] = seed
     for part in {id(m): m for m in (model.root, *model.components().values())}.values():
-        part.to(device)
+        if device is not None:
+            part.to(device)
         # Networks that hold this type already would only warn.
         if target is not None and any(p.dtype != target for p in part.parameters()):
             part.to(target)
@@ -124,7 +127,7 @@ def wrap_zoo(
         return VAE(net, spec, shift=facts.get("shift_factor"), scale=scale, extra=extra)
     if name == "vit":
         return Encoder(net, spec, size=(32, 32), extra=extra)
-    from diffusers import DDIMScheduler
+    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
     from interp.zoo.nets import SCHEDULER
 
@@ -157,7 +160,7 @@ def _load_diffusers(spec: str, rest: str, *, untrained: bool, seed: int, extra: 
         return _wrap(network, spec, None, untrained=untrained, seed=seed, extra=extra)
     if folder.exists() and not (folder / "model_index.json").is_file():
         raise InputError(f"{path} has neither model_index.json nor config.json of diffusers")
-    pipe = diffusers.DiffusionPipeline.from_pretrained(path)
+    pipe = diffusers.pipelines.pipeline_utils.DiffusionPipeline.from_pretrained(path)
     pipe.set_progress_bar_config(disable=True)
     return _wrap_pipeline(pipe, spec, part, untrained=untrained, seed=seed, extra=extra)
 
@@ -191,6 +194,8 @@ def _wrap(
     if untrained:
         network = rebuild(network, seed)
         if pipe is not None:
+            # The caller's pipeline keeps its own network.
+            pipe = copy.copy(pipe)
             pipe.register_modules(**{part: network})
     if kind in UNETS:
         return UNet(network, spec, pipe=pipe, extra=extra)
@@ -223,12 +228,24 @@ def _wrap_vision(
     if untrained:
         network = rebuild(network, seed)
     size = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
-    file = Path(path) / "preprocessor_config.json"
-    norm = json.loads(file.read_text()) if path and file.is_file() else {}
-    # Without a preprocessor file: pixels in [-1, 1], as ViT's own.
-    half = (0.5, 0.5, 0.5)
-    mean, std = norm.get("image_mean", half), norm.get("image_std", half)
-    return Encoder(network, spec, size=size, mean=mean, std=std, extra=extra)
+    # ViT's own, pixels in [-1, 1], where nothing else is said; `identity()` tells what was used.
+    norm = {"image_mean": (0.5, 0.5, 0.5), "image_std": (0.5, 0.5, 0.5), **_preprocessor(path)}
+    mean, std = tuple(norm["image_mean"]), tuple(norm["image_std"])
+    model = Encoder(network, spec, size=size, mean=mean, std=std, extra=extra)
+    model.provenance["pixels"] = {"mean": list(mean), "std": list(std)}
+    return model
+
+
+def _preprocessor(path: str) -> dict[str, Any]:
+    """Return the settings of the encoder's image processor; empty where it ships none."""
+    from transformers.image_processing_base import ImageProcessingMixin
+
+    if not path:
+        return {}
+    try:
+        return ImageProcessingMixin.get_image_processor_dict(path)[0]
+    except OSError:
+        return {}
 
 
 def _load_lens(spec: str, rest: str, *, untrained: bool, seed: int, extra: tuple) -> Model:
@@ -301,12 +318,11 @@ def fresh_state(seed: int) -> Iterator[None]:
 
 
 def _reset(network: nn.Module) -> nn.Module:
-    import copy
-
     fresh = copy.deepcopy(network)
     for path, module in fresh.named_modules():
-        if hasattr(module, "reset_parameters"):
-            module.reset_parameters()
+        reset: Any = getattr(module, "reset_parameters", None)
+        if reset is not None:
+            reset()
         elif next(module.parameters(recurse=False), None) is not None:
             raise InputError(
                 f"{path or 'the root'} ({type(module).__name__}) has parameters but no "

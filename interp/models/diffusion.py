@@ -50,12 +50,14 @@ class Host:
         n_classes: int = 0,
         null_class: int | None = None,
     ) -> None:
-        self.root, self.pipe, self.unshuffle = root, pipe, unshuffle
+        # Any: what a host has beyond nn.Module is its own business.
+        self.root: Any = root
+        self.pipe, self.unshuffle = pipe, unshuffle
         self.n_classes, self.null_class = n_classes, null_class
         self._scheduler = scheduler
         self._active: Any = None
         if self.kind == "DiTPipeline":
-            self.n_classes = root.config.num_embeds_ada_norm
+            self.n_classes = self.root.config.num_embeds_ada_norm
 
     @property
     def kind(self) -> str:
@@ -179,8 +181,9 @@ class Host:
         size = (batch.height, batch.width)
         height, width = (a or b for a, b in zip(size, self.image_size, strict=True))
         shape = (self.root.config.in_channels, height // self.unshuffle, width // self.unshuffle)
-        like = next(self.root.parameters())
-        x = torch.stack([torch.randn(shape, generator=g) for g in draws]).to(like)
+        # The sampler's state stays in float32 whatever the network's type.
+        x = torch.stack([torch.randn(shape, generator=g) for g in draws])
+        x = x.to(next(self.root.parameters()).device)
         scheduler.set_timesteps(batch.steps)
         x = x * float(getattr(scheduler, "init_noise_sigma", 1.0))
         step = scheduler.step
@@ -188,24 +191,25 @@ class Host:
             step = partial(step, generator=draws)
         for t in scheduler.timesteps:
             scaled = scheduler.scale_model_input(x, t) if not is_flow(scheduler) else x
-            x = step(self._denoise(scaled, t, batch, scheduler), t, x).prev_sample.to(like)
+            x = step(self._denoise(scaled, t, batch, scheduler), t, x).prev_sample
         return F.pixel_shuffle(x, self.unshuffle) if self.unshuffle > 1 else x
 
     def _denoise(self, x: Tensor, t: Tensor, batch: GenerateBatch, scheduler: Any) -> Tensor:
-        labels = self._labels(batch.classes, len(x))
-        if batch.guidance <= 1 or labels is None:
+        dtype, labels = next(self.root.parameters()).dtype, self._labels(batch.classes, len(x))
+        x, t = x.to(dtype), t.to(x.device)
+        null = self._labels((), len(x)) if batch.guidance > 1 else None
+        if null is None or labels is None:
             out = self.root(
                 x, t.to(x.device), **({} if labels is None else {"class_labels": labels})
             ).sample
         else:
-            null = self._labels((), len(x))
             # One doubled batch, [uncond, cond], as the pipelines of diffusers do it.
             both = torch.cat([null, labels])
-            out = self.root(torch.cat([x, x]), t.to(x.device), class_labels=both).sample
+            out = self.root(torch.cat([x, x]), t, class_labels=both).sample
             uncond, cond = out.chunk(2)
-            out = uncond + batch.guidance * (cond - uncond)
+            out = uncond.float() + batch.guidance * (cond.float() - uncond.float())
         learned = str(scheduler.config.get("variance_type", "")).startswith("learned")
-        return out if learned else out[:, : x.shape[1]]
+        return (out if learned else out[:, : x.shape[1]]).float()
 
     def _labels(self, classes: tuple[int, ...], n: int) -> Tensor | None:
         if getattr(self.root, "class_embedding", None) is None:

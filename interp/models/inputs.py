@@ -38,7 +38,8 @@ def _build(cls: type[R], values: Mapping[str, Any]) -> R:
     unknown = sorted(set(values) - set(names))
     if unknown:
         raise InputError(f"{cls.__name__} has no field {unknown}; its fields are {names}")
-    return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    return cls(**fields)
 
 
 def _at_least(recipe: Any, **bounds: int) -> None:

@@ -33,7 +33,8 @@ class Model(abc.ABC):
     family: ClassVar[str]
 
     def __init__(self, root: nn.Module, name: str, *, extra: Sequence[str] = ()) -> None:
-        self.root = root.eval()
+        # Any: what a host has beyond nn.Module is its own business.
+        self.root: Any = root.eval()
         self.name = name
         self.clock = Clock()
         self.provenance: dict[str, Any] = {}

@@ -1,7 +1,6 @@
 """Hooks on one site: find the tensor in what a module takes or returns, and put another there."""
 
 import copy
-import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +15,6 @@ from interp.models.points import Site
 Visit = Callable[[Tensor], Tensor | None]
 
 
-@functools.cache
 def _signature(cls: type) -> inspect.Signature:
     # The instance's forward may be wrapped (offload hooks); the class's signature is the truth.
     return inspect.signature(cls.forward)
@@ -58,8 +56,9 @@ def pick(value: Any, site: Site) -> Tensor | None:
     name = site.item if isinstance(site.item, str) else "sample"
     if hasattr(value, name) and not isinstance(value, Tensor):
         return getattr(value, name)
-    if isinstance(site.item, int) and hasattr(value, "to_tuple"):
-        return value.to_tuple()[site.item]
+    outputs: Any = value
+    if isinstance(site.item, int) and hasattr(outputs, "to_tuple"):
+        return outputs.to_tuple()[site.item]
     if value is None:
         return None
     raise PointError(f"{site.name}: {type(value).__name__} of {site.module!r} has no {site.item!r}")
@@ -73,10 +72,10 @@ def put(value: Any, site: Site, new: Tensor) -> Any:
     if isinstance(value, (tuple, list)) and isinstance(index, int):
         items = [*value[:index], new, *value[index + 1 :]]
         return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
-    changed = copy.copy(value)
+    changed: Any = copy.copy(value)
     name = site.item if isinstance(site.item, str) else "sample"
     if isinstance(site.item, int):
-        name = list(value.keys())[site.item]
+        name = list(changed.keys())[site.item]
     setattr(changed, name, new)
     return changed
 
@@ -97,7 +96,7 @@ def attach(module: nn.Module, site: Site, visit: Visit) -> list[RemovableHandle]
     def hook(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
         value = pick(output, site)
         new = None if value is None else visit(value)
-        return None if new is None else put(output, site, _placed(new, value))
+        return None if value is None or new is None else put(output, site, _placed(new, value))
 
     return [module.register_forward_hook(hook, with_kwargs=True)]
 
@@ -115,7 +114,7 @@ def _input_hook(site: Site, visit: Visit) -> Callable:
         given = (kwargs if where == "kwargs" else args)[key]
         value = pick(given, site)
         new = None if value is None else visit(value)
-        if new is None:
+        if value is None or new is None:
             return None
         changed = put(given, site, _placed(new, value))
         if where == "kwargs":

@@ -168,14 +168,18 @@ def _block_sites(path: str, module: nn.Module) -> list[Site]:
     for name, _ in module.named_children():
         branch = f"{path}.{name}"
         if name == "attn2" and not joint:
-            context = {"argument": "encoder_hidden_states", "stream": "context", "kind": "entry"}
+            context: dict[str, Any] = {
+                "argument": "encoder_hidden_states",
+                "stream": "context",
+                "kind": "entry",
+            }
             sites.append(Site(f"context.{branch}", branch, "input", **context))
         # Single blocks run their branches on text and image in one sequence: no stream of its own.
         if name not in BRANCHES or "single" in path:
             continue
         both = joint and name == "attn"
         stream = "text" if name == "ff_context" else "image"
-        more = {"stream": stream, "kind": "contrib", "square": stream == "image"}
+        more: dict[str, Any] = {"stream": stream, "kind": "contrib", "square": stream == "image"}
         sites.append(Site(branch, branch, item=0 if both else None, **more))
         if both:
             more = {"item": 1, "stream": "text", "kind": "contrib"}

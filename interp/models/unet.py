@@ -7,6 +7,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
+from interp.errors import PointError
 from interp.models.clock import Facts, timestep_of
 from interp.models.diffusion import Host
 from interp.models.inputs import EncodeBatch, GenerateBatch
@@ -281,7 +282,10 @@ def _added(root: Any, zeros: Any) -> dict[str, Any]:
         elif kind == "simple_projection":
             labels = zeros(1, width.in_features)
         arguments["class_labels"] = labels
-    if config.get("addition_embed_type") == "text_time":
+    kind = config.get("addition_embed_type")
+    if kind not in (None, "text_time"):
+        raise PointError(f"no reference input for addition_embed_type={kind!r}; write an adapter")
+    if kind == "text_time":
         ids = 6  # SDXL, section 2.2: original size, crop and target size, two numbers each
         pooled = root.add_embedding.linear_1.in_features - ids * config.addition_time_embed_dim
         arguments["added_cond_kwargs"] = {

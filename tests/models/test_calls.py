@@ -36,6 +36,30 @@ def test_two_generations_both_start_at_call_0() -> None:
     assert torch.equal(reader.calls[0].value, reader.calls[3].value)
 
 
+def test_a_run_that_broke_off_leaves_no_trace_in_the_next() -> None:
+    model, batch = zoo("ddpm"), batch_of(CASES["zoo-ddpm"])
+
+    def stop(rows: torch.Tensor, call: tuple) -> torch.Tensor:
+        raise RuntimeError("stop")
+
+    with reading(model, [POINT]) as reader:
+        with pytest.raises(RuntimeError, match="stop"):  # noqa: SIM117
+            with editing(model, {POINT: stop}, calls=(1,)):
+                model.generate(batch)
+        model.generate(batch)
+    assert [(c.call, c.factor) for c in reader.calls] == [(0, 2), (1, 2), (0, 2), (1, 2)]
+
+
+def test_the_grid_of_another_size_follows_the_image() -> None:
+    case = CASES["sd"]
+    names = ["conv_in", "mid_block.attentions.0.transformer_blocks.0"]
+    with reading(case.build(), names) as reader:
+        made = case.build().generate(batch_of(case, height=32, width=16, steps=1))
+    assert made.shape == (2, 32, 16, 3)
+    grids = {c.point: c.grid for c in reader.calls}
+    assert grids == {"conv_in": (16, 8), names[1]: (8, 4)}
+
+
 def test_x_T_is_the_noise_of_the_first_call_and_x_t_the_input_of_every_call() -> None:
     model, batch = zoo("ddpm"), batch_of(CASES["zoo-ddpm"])
     with reading(model, ["x_T", "x_t"]) as reader:

@@ -54,6 +54,15 @@ def test_a_networks_own_folder_is_enough(folder: Path) -> None:
     assert all(torch.equal(v, state[k]) for k, v in model.root.state_dict().items())
 
 
+@pytest.mark.parametrize("name", ["gan", "vae", "ddpm", "vit"])
+def test_the_zoo_loads_by_name_and_its_twin_too(name: str) -> None:
+    model, twin = load(f"zoo:{name}"), load(f"zoo:{name}", untrained=True, seed=1)
+    assert model.name == f"zoo:{name}"
+    assert list(model.points) == list(twin.points)
+    assert model.identity()["weights_sha256"] != twin.identity()["weights_sha256"]
+    assert model.capabilities
+
+
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="neither model_index"):
         load(f"diffusers:{tmp_path}")
@@ -82,6 +91,13 @@ def test_a_twin_of_a_pipeline_has_fresh_weights_in_its_denoiser_alone(folder: Pa
     digests = twin.identity()["components"]
     assert digests["vae"] == trained["vae"]
     assert digests["transformer"] != trained["transformer"]
+
+
+def test_the_callers_pipeline_keeps_its_own_network() -> None:
+    pipe = tiny_pipes.dit_pipe()
+    twin = load(pipe, untrained=True, seed=3)
+    assert pipe.transformer is tiny.dit_net()
+    assert twin.host.pipe.transformer is twin.root
 
 
 def test_a_module_of_the_users_is_reset_where_it_can_be() -> None:
@@ -126,6 +142,7 @@ def test_vision_encoders_of_transformers_have_their_stream(kind: str, tmp_path: 
     n_tokens = 16 if kind == "siglip" else 17
     assert [p.grid for p in resid] == [(4, 4) if n_tokens == 16 else (17,)] * 3
     assert model.mean == (0.1, 0.2, 0.3)
+    assert model.identity()["pixels"] == {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
 
 
 def test_a_type_is_applied_to_every_network_of_the_pipeline(folder: Path) -> None:
@@ -156,3 +173,18 @@ def test_the_table_has_a_line_per_point() -> None:
     assert len(lines) == 1 + len(model.points)
     assert lines[0].split() == ["name", "stream", "kind", "width", "grid", "depth"]
     assert lines[1].split() == ["x_T", "entry", "entry", "3", "8x8", "0.00"]
+
+
+def test_the_example_of_the_adapters_docstring_runs() -> None:
+    import inspect
+
+    import interp
+    from interp.models import Adapter, Custom
+
+    text = inspect.getdoc(Adapter) or ""
+    code = inspect.cleandoc(text[text.index("    class TwoLayers") : text.index("Attributes:")])
+    names = {"torch": torch, "nn": nn, "interp": interp}
+    exec(code, names)
+    assert type(names["model"]) is Custom
+    assert list(names["model"].points) == ["hidden", "out"]
+    assert code.count("\n") < 30
