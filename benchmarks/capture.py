@@ -37,7 +37,7 @@ def gate() -> None:
         assert torch.equal(store.rows(BLOCK), expected), "rows differ from a manual hook's"
 
 
-def run(quick: bool = False, repeats: int = 5, calls: int = 4) -> dict[str, Any]:
+def run(quick: bool = False, repeats: int = 5, calls: int = 8) -> dict[str, Any]:
     """Run bare passes and captures in turn, and return the ratio of their medians."""
     repeats, calls = (1, 1) if quick else (repeats, calls)
     model = interp.load("zoo:ddpm")

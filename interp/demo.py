@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -300,7 +301,9 @@ def _card(name: str) -> dict[str, Any]:
 
     record = card(name)
     undertrained = record.verdict is not None and record.verdict.undertrained
-    return {**_plain(record), "undertrained": undertrained, "warning": record.warning}
+    picture = resources.files("interp.zoo") / "weights" / f"{name}.png"
+    more = {"undertrained": undertrained, "warning": record.warning, "samples": Path(str(picture))}
+    return {**_plain(record), **more}
 
 
 def _provenance(job: _Job) -> dict[str, Any]:

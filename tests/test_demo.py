@@ -1,4 +1,4 @@
-"""The whole job, small: every stage on the models in the box, twice with equal results."""
+"""The whole job, small: every stage on the models in the box."""
 
 import json
 from pathlib import Path
@@ -12,32 +12,24 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, list[str]]:
-    folders = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    folder = tmp_path_factory.mktemp("demo")
     lines: list[str] = []
-    for folder in folders:
-        lines.clear()
-        demo(DemoConfig(out=folder, quick=True, threads=1), say=lines.append)
-    return *folders, lines
+    demo(DemoConfig(out=folder, quick=True, threads=1), say=lines.append)
+    return folder, lines
 
 
-def test_results_are_equal_from_run_to_run(runs) -> None:
-    first, second, _ = runs
-    names = ("results.json", "alignment-glyphs.json", "alignment-samples.json")
-    for name in names:
-        assert (first / name).read_bytes() == (second / name).read_bytes()
-
-
-def test_the_page_and_the_report_state_the_scope_verbatim(runs) -> None:
-    folder, _, lines = runs
+def test_the_page_and_the_report_state_the_scope_verbatim(run) -> None:
+    folder, lines = run
     assert (folder / "index.html").is_file()
     assert SCOPE in (folder / "bundle" / "data" / "meta.js").read_text()
     assert any(SCOPE in line for line in lines)
-    assert SCOPE in " ".join((Path(__file__).parents[1] / "README.md").read_text().split())
+    readme = (Path(__file__).parents[1] / "README.md").read_text().replace("\n> ", " ")
+    assert SCOPE in " ".join(readme.split())
 
 
-def test_every_sae_is_judged_on_unseen_rows_beside_baselines(runs) -> None:
-    saes = json.loads((runs[0] / "results.json").read_text())["saes"]
+def test_every_sae_is_judged_on_unseen_rows_beside_baselines(run) -> None:
+    saes = json.loads((run[0] / "results.json").read_text())["saes"]
     assert len(saes) == 4
     for one in saes:
         assert not one["evaluation"]["trained_rows"]
@@ -46,20 +38,13 @@ def test_every_sae_is_judged_on_unseen_rows_beside_baselines(runs) -> None:
         assert one["substitution"]["damage"] >= 0
 
 
-def test_alignments_keep_sample_sets_apart_and_carry_null_p_and_twin(runs) -> None:
-    found = json.loads((runs[0] / "results.json").read_text())["alignments"]
+def test_alignments_keep_sample_sets_apart_and_carry_null_p_and_twin(run) -> None:
+    found = json.loads((run[0] / "results.json").read_text())["alignments"]
     assert [one["sample_set"] for one in found] == ["real images", "samples of zoo:gan"]
     for row in (row for one in found for row in one["strongest"]):
         assert row["p"] is None or 1 / 201 <= row["p"] <= 1
         assert row["twin_value"] is not None
         assert row["low"] <= row["value"] <= row["high"]
-
-
-def test_a_rerun_continues_and_changes_nothing(runs) -> None:
-    folder = runs[0]
-    before = (folder / "results.json").read_bytes()
-    demo(DemoConfig(out=folder, quick=True, threads=1), say=lambda line: None)
-    assert (folder / "results.json").read_bytes() == before
 
 
 def test_no_threads_is_refused() -> None:

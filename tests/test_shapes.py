@@ -14,7 +14,7 @@ CHECKED = "interp.geometry,interp.stats,interp.alignment,interp.sae,interp.featu
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part", ["geometry", "kernels", "sae"])
+@pytest.mark.parametrize("part", ["kernels"])
 def test_annotations_hold_in_the_quick_tests_of(part: str, root: Path) -> None:
     # Nothing of the outer run's workers, reports or options.
     outer = ("PYTEST_",)

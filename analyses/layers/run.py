@@ -12,7 +12,7 @@ import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -96,29 +96,46 @@ def halves(store: Any, seed: int) -> tuple[list[str], list[str]]:
     return ids[inside].tolist(), ids[~inside].tolist()
 
 
-def align(config: Config, stores: Any, label: str, out: Path) -> list[Any]:
-    """Alignments on the choosing half, on the judging half, and of further twins on the latter."""
+class Found(NamedTuple):
+    """Alignments of one sample set; all but the first on the judging half."""
+
+    chosen: Any
+    judged: Any  # beside pairs of twins, both sides untrained
+    one_sided: list[Any]  # per twin seed: the generator untrained, the encoder trained
+    both: list[Any]  # per further twin seed: both untrained
+
+
+def align(config: Config, stores: Any, label: str, out: Path) -> Found:
     models = {name: store for (name, twin), store in stores.items() if twin is None}
-    first = config.twin_seeds[0]
+    twins = {seed: {name: stores[name, seed] for name in models} for seed in config.twin_seeds}
+    choose, judge = halves(models[ENCODER], config.seed)
     options = {
         "measures": config.measures,
         "n_neighbors": config.n_neighbors,
         "seed": config.seed,
         "pairs": [(name, ENCODER) for name in models if name != ENCODER],
     }
-    choose, judge = halves(models[ENCODER], config.seed)
-    twins = {name: stores[name, first] for name in models}
-    judged = {"n_permutations": config.n_permutations, "n_folds": config.n_folds}
+
+    def run(name: str, sources: Any, images: list[str], **more: Any) -> Any:
+        alignment = interp.compare_layers(sources, images=images, **options, **more)
+        alignment.save(out / f"{label}-{name}.json")
+        say(f"compared {label}, {name}: {len(alignment.layers)} layers, {alignment.n} images")
+        return alignment
+
     plain = {"n_permutations": 0, "n_folds": 0}
-    jobs = [(models, choose, plain), (models, judge, judged | {"twins": twins})]
-    for seed in config.twin_seeds[1:]:
-        jobs.append(({name: stores[name, seed] for name in models}, judge, plain))
-    found = []
-    for i, (sources, images, more) in enumerate(jobs):
-        found.append(interp.compare_layers(sources, images=images, **options, **more))
-        found[-1].save(out / f"{label}-{('choose', 'judge', 'twin2', 'twin3', 'twin4')[i]}.json")
-        say(f"compared {label}: {len(found[-1].layers)} layers on {found[-1].n} images")
-    return found
+    full = {"n_permutations": config.n_permutations, "n_folds": config.n_folds}
+    interval = {"n_permutations": 0, "n_folds": config.n_folds}
+    first, *rest = config.twin_seeds
+    one_sided = []
+    for seed, some in twins.items():
+        generators = {name: store for name, store in some.items() if name != ENCODER}
+        one_sided.append(run(f"generator{seed}", models, judge, twins=generators, **interval))
+    return Found(
+        run("choose", models, choose, **plain),
+        run("judge", models, judge, twins=twins[first], **full),
+        one_sided,
+        [run(f"twins{seed}", twins[seed], judge, **plain) for seed in rest],
+    )
 
 
 def best(alignment: Any, measure: str, wanted: Any, any_layer: bool = False) -> tuple[str, str]:
@@ -132,32 +149,35 @@ def best(alignment: Any, measure: str, wanted: Any, any_layer: bool = False) -> 
     return max(pairs, key=lambda p: alignment.cell(*p, measure).comparison.value)
 
 
-def judge_pair(found: list[Any], pair: tuple[str, str], measure: str) -> dict[str, Any]:
+def judge_pair(found: Found, pair: tuple[str, str], measure: str) -> dict[str, Any]:
     """The chosen pair on images that did not choose it, beside all reference levels."""
-    _, judged, *others = found
-    cell = judged.cell(*pair, measure)
+    cell = found.judged.cell(*pair, measure)
     one = cell.comparison
-    pixels = judged.cell("pixels/rgb", pair[1], measure).comparison.value
-    over, interval = judged.difference(pair, ("pixels/rgb", pair[1]), measure)
-    twins = [cell.twin_value] + [a.cell(*pair, measure).comparison.value for a in others]
+    against = ("pixels/rgb", pair[1])
+    over, interval = found.judged.difference(pair, against, measure)
+    sides = [a.cell(*pair, measure) for a in found.one_sided]
+    both = [a.cell(*pair, measure).comparison.value for a in found.both]
     return {
         "layer": pair[0],
         "encoder": pair[1],
         "measure": measure,
-        "n": one.n,
         "value": one.value,
         "interval": [one.low, one.high],
         "null": one.null_mean,
         "z": one.z,
         "p": one.p,
-        "twins": twins,
-        "over_twin": [cell.difference, cell.difference_low, cell.difference_high],
-        "pixels": pixels,
+        "pixels": found.judged.cell(*against, measure).comparison.value,
         "over_pixels": [over, float(interval.low), float(interval.high)],
+        "untrained_generator": [c.twin_value for c in sides],
+        "over_untrained_generator": [
+            [c.difference, c.difference_low, c.difference_high] for c in sides
+        ],
+        "both_untrained": [cell.twin_value, *both],
+        "over_both_untrained": [cell.difference, cell.difference_low, cell.difference_high],
     }
 
 
-def questions(real: list[Any], samples: list[Any], config: Config) -> list[dict[str, Any]]:
+def questions(real: Found, samples: Found, config: Config) -> list[dict[str, Any]]:
     groups = [("U-Net, any block and level", real, lambda a: a.model == "ddpm")]
     for call, level in enumerate(config.log_snr):
         name = f"U-Net at log-SNR {level:g}"
@@ -173,14 +193,14 @@ def questions(real: list[Any], samples: list[Any], config: Config) -> list[dict[
     for name, found, wanted in groups:
         for measure in config.measures:
             for any_layer in (False, True):
-                pair = best(found[0], measure, wanted, any_layer)
+                pair = best(found.chosen, measure, wanted, any_layer)
                 target = "any layer" if any_layer else "last block"
                 head = {"question": name, "target": target}
                 out.append({**head, **judge_pair(found, pair, measure)})
     return out
 
 
-def contrasts(real: list[Any], samples: list[Any], config: Config) -> list[dict[str, Any]]:
+def contrasts(real: Found, samples: Found, config: Config) -> list[dict[str, Any]]:
     """Paired differences between winners of two groups, both chosen on the other half."""
     level = dict(enumerate(config.log_snr))
     sides = [
@@ -193,8 +213,8 @@ def contrasts(real: list[Any], samples: list[Any], config: Config) -> list[dict[
     out = []
     for found, name, *groups in sides:
         for measure in config.measures:
-            a, b = (best(found[0], measure, lambda x, g=g: _in(x, *g)) for g in groups)
-            value, interval = found[1].difference(a, b, measure)
+            a, b = (best(found.chosen, measure, lambda x, g=g: _in(x, *g)) for g in groups)
+            value, interval = found.judged.difference(a, b, measure)
             numbers = [value, float(interval.low), float(interval.high)]
             out.append({"contrast": name, "measure": measure, "pairs": [a, b], "over": numbers})
     return out
@@ -206,9 +226,9 @@ def _in(layer: Any, model: str, part: str | int | None) -> bool:
     return layer.call == part if isinstance(part, int) else layer.point.startswith(part)
 
 
-def profile(found: list[Any], measure: str) -> list[dict[str, Any]]:
+def profile(found: Found, measure: str) -> list[dict[str, Any]]:
     """Every layer against the last block of the encoder, on the judging half."""
-    judged = found[1]
+    judged = found.judged
     target = [layer.name for layer in judged.layers if layer.model == ENCODER][-1]
     rows = []
     for model in judged.models:
@@ -227,7 +247,9 @@ def profile(found: list[Any], measure: str) -> list[dict[str, Any]]:
                         "value": one.value,
                         "interval": [one.low, one.high],
                         "p": one.p,
-                        "twin": cell.twin_value,
+                        "untrained_generator": found.one_sided[0]
+                        .cell(layer.name, target, measure)
+                        .twin_value,
                         "pixels": judged.cell("pixels/rgb", target, measure).comparison.value,
                     }
                 )
@@ -256,7 +278,7 @@ def draw(rows: list[dict[str, Any]], measure: str, caption: str) -> Any:
             line = {"color": color}
             figure.add_scatter(x=x, y=y, error_y=error, name=label, line=line, row=place, col=1)
             dotted = {"color": color, "dash": "dot"}
-            y = [row["twin"] for row in some]
+            y = [row["untrained_generator"] for row in some]
             figure.add_scatter(x=x, y=y, name=f"{label}, untrained", line=dotted, row=place, col=1)
         figure.add_hline(y=mine[0]["pixels"], line_dash="dash", row=place, col=1)
         title = f"{measure} with {mine[0]['encoder']}"
@@ -304,16 +326,16 @@ def main() -> None:
             for found in stores
             for name in {key[0] for key in found}
         },
-        "n": {"real": real[1].n, "samples": samples[1].n},
-        "families": [vars(f) for found in (real, samples) for f in found[1].families],
+        "n": {"real": real.judged.n, "samples": samples.judged.n},
+        "families": [vars(f) for found in (real, samples) for f in found.judged.families],
         "questions": questions(real, samples, config),
         "contrasts": contrasts(real, samples, config),
         "profile": rows,
     }
     (out / "results.json").write_text(json.dumps(rounded(result), indent=1) + "\n")
     caption = (
-        f"Lines: trained, with 95 % jackknife intervals; dotted: untrained twins; dashed: pixels."
-        f" n = {real[1].n} glyphs, {samples[1].n} GAN samples; seed {config.seed}"
+        f"Lines: trained, with 95 % jackknife intervals; dotted: untrained generator; dashed: pixels."
+        f" n = {real.judged.n} glyphs, {samples.judged.n} GAN samples; seed {config.seed}"
     )
     draw(rows, measure, caption).write_html(out / "figure.html", include_plotlyjs="directory")
     say(f"done in {time.monotonic() - start:.0f} s: {out / 'results.json'}")

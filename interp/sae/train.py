@@ -138,6 +138,8 @@ def _open_source(
             "rows": int(mask.sum()),
             "rows_held_out": int((~mask).sum()),
             "generations": int(chosen.sum()),
+            # Far above 10 an SAE learns its rows by heart: compare the log's fvu with evaluate's.
+            "epochs": round(config.steps * config.batch_size / int(mask.sum()), 3),
             "rows_sha256": hashlib.sha256(np.packbits(mask).tobytes()).hexdigest(),
         },
     }

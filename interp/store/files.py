@@ -7,6 +7,8 @@ import math
 import mmap
 import os
 import re
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +30,7 @@ DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 # A megabyte at a time stays in the cache between hashing and writing; Linux transfers at most 2 GB
 # per call anyway.
 PIECE = 1 << 20
+_SYNCS = 16
 # What a full disk, an exceeded quota and a file-size limit report.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -107,13 +110,20 @@ def inside(root: Path, relative: str) -> Path:
     return path
 
 
-def sync_folder(path: Path) -> None:
-    """Make renames inside `path` durable."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+def sync(path: Path) -> None:
+    """Make the bytes of a file, or the names in a folder, durable."""
+    fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def sync_all(paths: Iterable[Path]) -> None:
+    """Make several files or folders durable at once."""
+    # A journalling file system commits concurrent requests together: 80 in the time of about 10.
+    with ThreadPoolExecutor(_SYNCS) as pool:
+        list(pool.map(sync, paths))
 
 
 def write_all(fd: int, data: bytes | memoryview, offset: int | None = None) -> None:
@@ -137,11 +147,10 @@ def write_hashed(fd: int, data: memoryview, digest: Any) -> None:
 
 
 def write_file(path: Path, data: bytes | memoryview) -> FileEntry:
-    """Write a new file and fsync it; the caller renames it into place."""
+    """Write a new file; the caller makes it durable and renames it into place."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o644)
     try:
         write_all(fd, data)
-        os.fsync(fd)
     finally:
         os.close(fd)
     return FileEntry(len(data), sha256(data))
@@ -150,8 +159,9 @@ def write_file(path: Path, data: bytes | memoryview) -> FileEntry:
 def write_atomic(path: Path, data: bytes, temporary: Path) -> None:
     """Write `data` to `temporary`, fsync, rename to `path`, fsync the folder."""
     write_file(temporary, data)
+    sync(temporary)
     temporary.replace(path)
-    sync_folder(path.parent)
+    sync(path.parent)
 
 
 def read_into(fd: int, out: memoryview, offset: int, path: Path) -> None:

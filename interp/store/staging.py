@@ -16,7 +16,8 @@ from interp.store.files import (
     disk_full,
     inside,
     shard_stem,
-    sync_folder,
+    sync,
+    sync_all,
     write_all,
     write_atomic,
     write_file,
@@ -51,7 +52,7 @@ def start_store(path: Path, manifest: Manifest) -> None:
     try:
         temporary.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(file, manifest.encode(), temporary)
-        sync_folder(path.parent)
+        sync(path.parent)
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise explain(error, path, "the manifest") from error
@@ -93,17 +94,17 @@ class Staging:
         self.folder.mkdir(parents=True)
 
     def place(self, temporary: str, relative: str) -> None:
-        """Say where a file of the folder goes; it must be written and fsynced already."""
+        """Say where a file of the folder goes."""
         self._moves[temporary] = relative
 
     def write(self, relative: str, data: bytes) -> FileEntry:
-        """Write and fsync one small file."""
+        """Write one small file."""
         temporary = relative.replace("/", "-")
         self.place(temporary, relative)
         return write_file(self.folder / temporary, data)
 
     def copy(self, source: Path, relative: str, skip: int = 0) -> FileEntry:
-        """Copy and fsync one file; the digest is that of the bytes after the first `skip`."""
+        """Copy one file; the digest is that of the bytes after the first `skip`."""
         temporary = relative.replace("/", "-")
         self.place(temporary, relative)
         digest, size = hashlib.sha256(), 0
@@ -114,19 +115,18 @@ class Staging:
                 write_all(writing.fileno(), piece)
                 digest.update(piece)
                 size += len(piece)
-            os.fsync(writing.fileno())
         return FileEntry(len(head) + size, digest.hexdigest())
 
     def publish(self, entry: ShardEntry) -> None:
-        """Rename all files into place and make that durable; then the manifest entry."""
+        """Make all files durable, rename them and make that durable; then the manifest entry."""
+        sync_all(self.folder / temporary for temporary in self._moves)
         folders = sorted({str(Path(relative).parent) for relative in self._moves.values()})
         for folder in [*folders, "shards"]:
             inside(self.path, folder).mkdir(parents=True, exist_ok=True)
         for temporary, relative in self._moves.items():
             (self.folder / temporary).replace(inside(self.path, relative))
         parents = {str(Path(folder).parent) for folder in folders}
-        for folder in sorted({*folders, *parents, "."}):
-            sync_folder(self.path / folder)
+        sync_all(self.path / folder for folder in sorted({*folders, *parents, "."}))
         target = inside(self.path, f"shards/{shard_stem(self.shard)}.json")
         write_atomic(target, entry.encode(), self.folder / "entry")
 

@@ -201,7 +201,6 @@ class ShardWriter:
             points[name] = _point_entry(file, groups[key])
             header = tensor_header(points[name].dtype, (file.rows, file.point.width))
             write_all(file.fd, header, offset=0)
-            os.fsync(file.fd)
             staging.place(f"x{index}", f"{point_folder(index, name)}/{stem}.safetensors")
         return points, coords
 
