@@ -168,11 +168,8 @@ def _block_sites(path: str, module: nn.Module) -> list[Site]:
     for name, _ in module.named_children():
         branch = f"{path}.{name}"
         if name == "attn2" and not joint:
-            context: dict[str, Any] = {
-                "argument": "encoder_hidden_states",
-                "stream": "context",
-                "kind": "entry",
-            }
+            taken = {"argument": "encoder_hidden_states", "stream": "context", "kind": "entry"}
+            context: dict[str, Any] = taken
             sites.append(Site(f"context.{branch}", branch, "input", **context))
         # Single blocks run their branches on text and image in one sequence: no stream of its own.
         if name not in BRANCHES or "single" in path:

@@ -3,7 +3,7 @@
 import abc
 import itertools
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -55,6 +55,7 @@ class Batches(abc.ABC):
         """Go back to a position."""
 
 
+@runtime_checkable
 class _Reader(Protocol):
     n_rows: int
 
