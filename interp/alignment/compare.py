@@ -190,7 +190,7 @@ def _load(model: str, source: Source, options: dict[str, str]) -> list[Represent
         points = parts[1] if len(parts) > 1 else ("*",)
         calls = parts[2] if len(parts) > 2 else None
         points = (points,) if isinstance(points, str) else points
-        return load_representations(parts[0], points, model=model, calls=calls, **options)
+        return load_representations(parts[0], points, model=model, calls=calls, **options)  # pyright: ignore[reportGeneralTypeIssues]
     wrong = [one for one in parts if not isinstance(one, Representation) or one.model != model]
     if wrong or not parts:
         raise InputError(
