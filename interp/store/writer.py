@@ -123,7 +123,8 @@ class ShardWriter:
             write_hashed(file.fd, tensor_bytes(x), file.digest)
         except OSError as error:
             raise self._explain(error) from error
-        file.dtype, file.grid = x.dtype, grid
+        file.dtype = x.dtype
+        file.grid = max(file.grid, grid)
         file.rows += len(x)
         file.segments.append(segment)
 
@@ -263,13 +264,18 @@ def _check(
         raise InputError(f"{len(x)} rows of {name} with {segment.positions.size} coordinates")
     if file.dtype is None:
         return
-    before = (file.dtype, file.grid, file.segments[0].positions.shape[1])
-    now = (x.dtype, grid, segment.positions.shape[1])
+    before = (file.dtype, _kind(file.grid), file.segments[0].positions.shape[1])
+    now = (x.dtype, _kind(grid), segment.positions.shape[1])
     if now != before:
         raise InputError(
             f"{name} changed within shard {shard}: dtype, grid and positions per map are "
-            f"{now} after {before}; capture it on its own"
+            f"{now} after {before}; keep the mean or a number of positions, or capture it alone"
         )
+
+
+def _kind(grid: tuple[int, ...]) -> tuple[int, ...]:
+    """Return what must not change within a shard: texts may have any number of tokens."""
+    return (-1,) if len(grid) == 1 else grid
 
 
 def _not_finite(name: str, x: Tensor, segment: Segment) -> InputError:

@@ -11,10 +11,14 @@ import numpy as np
 import pytest
 import torch
 
-from interp.errors import StoreError
-from interp.store import ActivationStore, open_store, write_store
+from interp.errors import InputError, StoreError
+from interp.models import HookPoint
+from interp.store import ActivationStore, Manifest, open_store, write_store
+from interp.store.coords import Segment
+from interp.store.manage import complete_table
 from interp.store.pipeline import Pipeline
 from interp.store.staging import Staging, start_store
+from interp.store.writer import ShardWriter
 
 Tree = Callable[[Path], dict[str, bytes]]
 # System calls of a writer, at each of which a process may die.
@@ -179,6 +183,26 @@ def test_finished_shards_are_not_written_again(tmp_path: Path) -> None:
     store = _write(tmp_path)
     before = {f: f.stat().st_mtime_ns for f in store.path.rglob("*")}
     assert {f: f.stat().st_mtime_ns for f in _write(tmp_path).path.rglob("*")} == before
+
+
+def test_texts_of_several_lengths_fit_a_shard_where_as_many_rows_are_kept(tmp_path: Path) -> None:
+    point = HookPoint("text", "", "text", "resid", 2, (4,), "btc", 0.0)
+    manifest = Manifest((point,), {}, {}, {}, None, 2, 2)
+    start_store(tmp_path / "a", manifest)
+    with ShardWriter(tmp_path / "a", manifest, 0) as writer:
+        for generation, (length, kept) in enumerate([(5, [0, 4]), (9, [3, 8])]):
+            segment = Segment(np.array([generation]), 0, np.nan, np.nan, 1, np.array([kept]))
+            writer.append("text", torch.ones(2, 2), segment, (length,))
+        whole = segment._replace(positions=np.arange(9)[None])
+        with pytest.raises(
+            InputError, match=r"text changed within shard 0: .*keep the mean or a nu"
+        ):
+            writer.append("text", torch.ones(9, 2), whole, (9,))
+        writer.finish(complete_table({"image_id": ["a", "b"]}, 2), None, {})
+    store = open_store(tmp_path / "a")
+    assert store.points["text"].grid == (9,)
+    assert store.coords("text")["token"].tolist() == [0, 4, 3, 8]
+    assert torch.isnan(store.maps("text", 0)[:, 0]).sum() == 7
 
 
 def test_a_pipeline_runs_tasks_in_order_and_bounds_what_waits() -> None:
