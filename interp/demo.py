@@ -39,7 +39,7 @@ class DemoConfig:
     device: str = "cpu"
     """Device of the models: cpu, cuda, cuda:0 ..."""
     threads: int = 2
-    """CPU threads; equal numbers give equal results on one machine."""
+    """CPU threads."""
 
     def __post_init__(self) -> None:
         if self.threads < 1 or self.seed < 0:
@@ -111,8 +111,7 @@ def demo(config: DemoConfig | None = None, *, say: Callable[[str], None] = print
         say: takes each line of the report.
 
     Returns:
-        The page to open, `out/index.html`; `out/results.json` holds the numbers and is equal from
-        run to run on one machine with one thread count.
+        The page to open, `out/index.html`; `out/results.json` holds the numbers.
 
     Raises:
         InterpError: a model is missing, or the disk cannot hold the captures.
