@@ -9,6 +9,7 @@ from interp.errors import SAEError
 from interp.features.kept import Entries, Kept, random_key
 from interp.sae import SAE, Code
 from interp.store import ActivationStore
+from interp.store.coords import row_ids
 
 # log10 of the activation: ten bins per decade over ten decades around the rows' own length.
 EDGES = np.linspace(-7.0, 3.0, 101)
@@ -113,7 +114,7 @@ def row_table(
     mask = np.ones(n, dtype=bool)
     if rows is not None:
         mask = np.zeros(n, dtype=bool)
-        mask[np.asarray(rows)] = True
+        mask[row_ids(rows, n, point)] = True
     if not mask.any():
         raise SAEError(f"none of the {n} rows of {point} is selected by rows=")
     sampled = mask.copy()

@@ -14,6 +14,7 @@ from interp.sae.baselines import Baseline, random_dictionary, sparse_pca
 from interp.sae.match import check_match
 from interp.sae.split import seen_generations
 from interp.store import ActivationStore
+from interp.store.coords import row_ids
 
 _CHUNK = 8192
 # Baselines judge this many rows and fit on twice as many: FVU to about 1 %.
@@ -130,7 +131,7 @@ def _judged_rows(
     mask = np.ones(len(generation), dtype=bool)
     if rows is not None:
         mask = np.zeros(len(generation), dtype=bool)
-        mask[np.asarray(rows)] = True
+        mask[row_ids(rows, len(generation), point)] = True
     if rows is None and not allow_train:
         mask &= ~trained
     overlap = int((mask & trained).sum())

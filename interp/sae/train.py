@@ -27,6 +27,7 @@ from interp.sae.config import TrainConfig
 from interp.sae.log import Log, read_log
 from interp.sae.split import training_generations, units_of
 from interp.store import ActivationStore
+from interp.store.coords import row_ids
 
 # beta2 of 0.999 forgets too slowly for 1500 steps: FVU .137 and 94 % of planted atoms against .112
 # and 99 %.
@@ -158,7 +159,7 @@ def _training_rows(
         mask = chosen[place]
     else:
         mask = np.zeros(len(generation), dtype=bool)
-        mask[np.asarray(rows)] = True
+        mask[row_ids(rows, len(generation), point)] = True
         chosen = np.zeros(len(source.generations["image_id"]), dtype=bool)
         chosen[place[mask]] = True
     if not mask.any():

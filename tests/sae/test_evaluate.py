@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from interp.errors import PointError, SAEError
+from interp.errors import InputError, PointError, SAEError
+from interp.features import describe
 from interp.sae import TopK, TrainConfig, evaluate, train
 from interp.sae.baselines import random_dictionary, sparse_pca
 from interp.sae.split import training_generations, unit_hash
@@ -74,6 +75,16 @@ def test_a_store_of_trained_images_only_is_refused(sae, store):
     everything.trained_units = torch.tensor(sorted(names))
     with pytest.raises(SAEError, match=r"no row to judge: the images of all 320 rows"):
         evaluate(everything, store, "mid")
+
+
+@pytest.mark.parametrize("rows", [np.ones(7, bool), np.array([400]), np.array([-1])])
+def test_rows_that_do_not_fit_the_store_are_refused(sae, store, rows, tmp_path):
+    with pytest.raises(InputError, match="mid"):
+        evaluate(sae, store, "mid", rows=rows)
+    with pytest.raises(InputError, match="mid"):
+        train(store, TrainConfig(), point="mid", rows=rows, out=tmp_path)
+    with pytest.raises(InputError, match="mid"):
+        describe(sae, store, "mid", rows=rows)
 
 
 def test_the_record_is_json(sae, store):
