@@ -334,7 +334,7 @@ def main() -> None:
     }
     (out / "results.json").write_text(json.dumps(rounded(result), indent=1) + "\n")
     caption = (
-        "Lines: trained, 95 % jackknife intervals; dotted: untrained generator; dashed: pixels."
+        "Lines: trained, 95 % jackknife interval; dotted: untrained generator; dashed: pixels."
         f" n = {real.judged.n} glyphs, {samples.judged.n} GAN samples; seed {config.seed}"
     )
     draw(rows, measure, caption).write_html(out / "figure.html", include_plotlyjs="directory")

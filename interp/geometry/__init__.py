@@ -3,7 +3,7 @@
 from interp.geometry.cka import debiased_cka
 from interp.geometry.measures import MEASURES, Measure, get_measure
 from interp.geometry.neighbors import mutual_knn, nearest
-from interp.geometry.procrustes import angular_distance, procrustes
+from interp.geometry.shapes import angular_distance, procrustes
 
 __all__ = [
     "MEASURES",

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from interp.errors import InputError
-from interp.geometry import cka, neighbors, procrustes
+from interp.geometry import cka, neighbors, shapes
 
 
 class Measure(NamedTuple):
@@ -67,11 +67,11 @@ MEASURES: dict[str, Measure] = {
         uses_neighbors=True,
     ),
     "procrustes": Measure(
-        function=procrustes.procrustes,
-        prepare=procrustes.prepare_procrustes,
-        values=procrustes.procrustes_values,
-        permuted=procrustes.procrustes_permuted,
-        deleted=procrustes.procrustes_deleted,
+        function=shapes.procrustes,
+        prepare=shapes.prepare_procrustes,
+        values=shapes.procrustes_values,
+        permuted=shapes.procrustes_permuted,
+        deleted=shapes.procrustes_deleted,
         moments=None,
         definition="nuclear norm of X'Y for centered features of norm 1; arccos is a metric",
         source="Williams et al. 2021, eq. 5",
