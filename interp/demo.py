@@ -60,7 +60,7 @@ class _Size:
 
 
 # Enough rows for the SAEs to settle and for intervals that tell layers apart, within the budget.
-_FULL = _Size(512, 3072, 1024, 512, 700, 512, 200, 32, ("cka", "mutual_knn"))
+_FULL = _Size(512, 3072, 1024, 512, 700, 512, 200, 32, ("cka", "mutual_knn", "procrustes"))
 _QUICK = _Size(96, 384, 256, 128, 150, 128, 200, 12, ("cka",))
 
 
@@ -248,7 +248,10 @@ def _sae(job: _Job, target: _Target) -> _Result:
     sae = interp.train(train, config, point=point, out=folder, progress=False).sae
     evaluation = interp.evaluate(sae, judge, point, seed=job.config.seed)
     substitution = interp.substitute(model, sae, point, _images(job, target, judge))
-    features = interp.describe(sae, judge, point, seed=job.config.seed)
+    # Loading and compiling UMAP alone takes ten to twenty seconds.
+    features = interp.describe(
+        sae, judge, point, seed=job.config.seed, umap=not job.config.quick
+    )
     features.save(folder / "features")
     return _Result(target, features, evaluation, substitution)
 

@@ -1,4 +1,4 @@
-"""The whole job, small: every stage on the models in the box."""
+"""The whole job, small: every stage on the models in the box, twice with equal results."""
 
 import json
 from pathlib import Path
@@ -12,15 +12,33 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
-    folder = tmp_path_factory.mktemp("demo")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, list[str]]:
+    folders = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
     lines: list[str] = []
-    demo(DemoConfig(out=folder, quick=True, threads=1), say=lines.append)
-    return folder, lines
+    for folder in folders:
+        lines.clear()
+        demo(DemoConfig(out=folder, quick=True, threads=1), say=lines.append)
+    return *folders, lines
 
 
-def test_the_page_and_the_report_state_the_scope_verbatim(run) -> None:
-    folder, lines = run
+RESULTS = ("results.json", "alignment-glyphs.json", "alignment-samples.json")
+
+
+def test_results_are_equal_from_run_to_run(runs) -> None:
+    first, second, _ = runs
+    for name in RESULTS:
+        assert (first / name).read_bytes() == (second / name).read_bytes()
+
+
+def test_a_rerun_continues_and_changes_nothing(runs) -> None:
+    folder = runs[0]
+    before = [(folder / name).read_bytes() for name in RESULTS]
+    demo(DemoConfig(out=folder, quick=True, threads=1), say=lambda line: None)
+    assert [(folder / name).read_bytes() for name in RESULTS] == before
+
+
+def test_the_page_and_the_report_state_the_scope_verbatim(runs) -> None:
+    folder, _, lines = runs
     assert (folder / "index.html").is_file()
     assert SCOPE in (folder / "bundle" / "data" / "meta.js").read_text()
     assert any(SCOPE in line for line in lines)
@@ -28,8 +46,8 @@ def test_the_page_and_the_report_state_the_scope_verbatim(run) -> None:
     assert SCOPE in " ".join(readme.split())
 
 
-def test_every_sae_is_judged_on_unseen_rows_beside_baselines(run) -> None:
-    saes = json.loads((run[0] / "results.json").read_text())["saes"]
+def test_every_sae_is_judged_on_unseen_rows_beside_baselines(runs) -> None:
+    saes = json.loads((runs[0] / "results.json").read_text())["saes"]
     assert len(saes) == 4
     for one in saes:
         assert not one["evaluation"]["trained_rows"]
@@ -38,8 +56,8 @@ def test_every_sae_is_judged_on_unseen_rows_beside_baselines(run) -> None:
         assert one["substitution"]["damage"] >= 0
 
 
-def test_alignments_keep_sample_sets_apart_and_carry_null_p_and_twin(run) -> None:
-    found = json.loads((run[0] / "results.json").read_text())["alignments"]
+def test_alignments_keep_sample_sets_apart_and_carry_null_p_and_twin(runs) -> None:
+    found = json.loads((runs[0] / "results.json").read_text())["alignments"]
     assert [one["sample_set"] for one in found] == ["real images", "samples of zoo:gan"]
     for row in (row for one in found for row in one["strongest"]):
         assert row["p"] is None or 1 / 201 <= row["p"] <= 1

@@ -137,4 +137,10 @@ def _umap(rows: np.ndarray, seed: int) -> np.ndarray:
         from umap import UMAP
 
     reducer = UMAP(n_components=2, metric="cosine", random_state=seed, n_jobs=1)
-    return np.asarray(reducer.fit_transform(rows.astype(np.float32)), dtype=np.float32)
+    # numba's OpenMP layer sets the thread count of the whole process, torch's too, at its first
+    # call: sums would then round differently before and after it.
+    threads = torch.get_num_threads()
+    try:
+        return np.asarray(reducer.fit_transform(rows.astype(np.float32)), dtype=np.float32)
+    finally:
+        torch.set_num_threads(threads)

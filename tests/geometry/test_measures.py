@@ -295,7 +295,7 @@ def test_cosine_neighbors_ignore_row_norms_but_not_a_shift() -> None:
 def test_the_number_of_neighbors_is_a_checked_fraction() -> None:
     assert count_neighbors(1000) == 10
     assert count_neighbors(20) == 1
-    for bad in (0, 1.5, 0.99):
+    for bad in (0.0, 1.5, 0.99):
         with pytest.raises(InputError, match=r"it is a fraction of n"):
             count_neighbors(40, bad)
 

@@ -30,7 +30,7 @@ def test_a_stored_row_is_rendered_again_from_its_provenance(
     if exact:
         assert torch.equal(again, store.rows(BLOCK, ids))
     else:
-        torch.testing.assert_close(again, store.rows(BLOCK, ids), rtol=1e-5, atol=1e-6)
+        _assert_rounding(again, store.rows(BLOCK, ids))
 
 
 def test_an_encoded_row_is_rendered_again_from_the_stored_images(
@@ -39,7 +39,12 @@ def test_an_encoded_row_is_rendered_again_from_the_stored_images(
     recipe = Encoding(log_snr=(0.0,), draws=2, condition="class")
     store = capture(model, [BLOCK], recipe, out=tmp_path, images=pictures)
     again = rerender(store, BLOCK, [3, 170, 60], model)
-    torch.testing.assert_close(again, store.rows(BLOCK, [3, 170, 60]), rtol=1e-5, atol=1e-6)
+    _assert_rounding(again, store.rows(BLOCK, [3, 170, 60]))
+
+
+def _assert_rounding(a: torch.Tensor, b: torch.Tensor) -> None:
+    """Other batches sum in another order: what differs is small beside the largest entry."""
+    assert (a - b).abs().max() <= 1e-5 * b.abs().max()
 
 
 def test_rendering_again_needs_the_same_weights_and_one_capture(
