@@ -249,9 +249,7 @@ def _sae(job: _Job, target: _Target) -> _Result:
     evaluation = interp.evaluate(sae, judge, point, seed=job.config.seed)
     substitution = interp.substitute(model, sae, point, _images(job, target, judge))
     # Loading and compiling UMAP alone takes ten to twenty seconds.
-    features = interp.describe(
-        sae, judge, point, seed=job.config.seed, umap=not job.config.quick
-    )
+    features = interp.describe(sae, judge, point, seed=job.config.seed, umap=not job.config.quick)
     features.save(folder / "features")
     return _Result(target, features, evaluation, substitution)
 
