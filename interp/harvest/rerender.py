@@ -25,8 +25,8 @@ def rerender(
     """Run the model again and return the rows that the store says it gave.
 
     The generations concerned run alone, in other batches than at capture: rows agree to rounding
-    (in float32, 1e-5 of their largest entry). With `exact` the batches of the capture run whole: rows agree bit
-    for bit on the machine and with the number of threads of the capture.
+    (in float32, 1e-5 of their largest entry). With `exact` the batches of the capture run whole:
+    rows agree bit for bit on the machine and with the number of threads of the capture.
 
     Args:
         store: a store that `capture` wrote.
