@@ -1,6 +1,8 @@
 """The command line: every command explains itself, bad input is one line, runs can be repeated."""
 
 import json
+import shutil
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -122,3 +124,17 @@ def test_points_lists_names_widths_and_grids(capsys: pytest.CaptureFixture[str])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["name", "stream", "kind", "width", "grid", "depth"]
     assert any(line.split()[:5] == ["layers.0", "image", "resid", "128", "4x4"] for line in lines)
+
+
+@pytest.mark.slow
+def test_zoo_evaluate_measures_and_writes_the_users_card(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shipped = Path(str(resources.files("interp.zoo"))) / "weights"
+    for suffix in ("json", "safetensors"):
+        shutil.copy(shipped / f"vit.{suffix}", tmp_path)
+    path = tmp_path / "vit.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"quality": None, "verdict": None}))
+    assert main(["zoo", "evaluate", "vit", "--folder", str(tmp_path), "--n", "16"]) == 0
+    assert '"accuracy"' in capsys.readouterr().out
+    assert json.loads(path.read_text())["quality"]["n"] == 16

@@ -20,7 +20,7 @@ from interp.cli.health import Doctor
 from interp.cli.pages import Compare, DashboardBuild, DashboardServe, Demo
 from interp.cli.saes import Describe, Evaluate, Train
 from interp.cli.stores import StoreInfo, StoreMerge, StoreRemove, StoreVerify
-from interp.cli.zoo import ZooCard, ZooList, ZooTrain
+from interp.cli.zoo import ZooCard, ZooEvaluate, ZooList, ZooTrain
 
 DESCRIPTION = """Read, decompose, edit and compare the activations of generative vision models.
 
@@ -50,7 +50,10 @@ COMMANDS: Tree = {
         "Build and show pages of features and comparisons.",
         {"build": DashboardBuild, "serve": DashboardServe},
     ),
-    "zoo": ("The models in the box.", {"list": ZooList, "card": ZooCard, "train": ZooTrain}),
+    "zoo": (
+        "The models in the box.",
+        {"list": ZooList, "card": ZooCard, "train": ZooTrain, "evaluate": ZooEvaluate},
+    ),
     "doctor": Doctor,
 }
 

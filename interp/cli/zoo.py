@@ -66,3 +66,29 @@ class ZooTrain:
 
         chosen = {"steps": self.steps, "minutes": self.minutes, "device": self.device}
         print(train_zoo(self.name, out=self.out, seed=self.seed, **chosen))
+
+
+@dataclass(frozen=True)
+class ZooEvaluate:
+    """Measure a model of the zoo on held-out glyphs, and write the result into your own card.
+
+    Example: interp zoo evaluate gan/1 --folder checkpoints
+    """
+
+    name: Positional[str]
+    """gan, vae, ddpm, vit, or with a seed: gan/1."""
+    folder: Path | None = None
+    """Folder of `interp zoo train`; its card is rewritten. None: the shipped model, only shown."""
+    n: int | None = None
+    """Samples or images; as many as there are held-out images where none is given."""
+
+    def run(self) -> None:
+        """Print the quality as JSON, then the verdict."""
+        from interp.zoo import evaluate_zoo, verdict, write_quality
+
+        quality = evaluate_zoo(self.name, folder=self.folder, n=self.n)
+        print(json.dumps(plain(quality), indent=1))
+        if self.folder is not None:
+            write_quality(self.name, quality, folder=self.folder)
+        judged = verdict(quality)
+        print(f"UNDERTRAINED: {'; '.join(judged.reasons)}" if judged.undertrained else "good")
