@@ -9,6 +9,7 @@ from torch import Tensor
 
 from interp.errors import SAEError
 from interp.sae.atomic import write_atomic
+from interp.sae.sharded_checkpoint import load_shards, newest_shards, remove_shards, step_of
 
 CHECKPOINT = "checkpoint.pt"
 _VERSION = 1
@@ -24,17 +25,33 @@ def save_checkpoint(directory: Path, state: dict[str, Any]) -> None:
     buffer = io.BytesIO()
     torch.save({"version": _VERSION, **state}, buffer)
     write_atomic(directory / CHECKPOINT, buffer.getvalue())
+    remove_shards(directory)
 
 
 def load_checkpoint(directory: Path) -> dict[str, Any] | None:
-    """Read the run's checkpoint with torch's tensors-only unpickler; None where there is none.
+    """Read the run's newest checkpoint; None where there is none.
+
+    One of several ranks (`interp.sae.sharded_checkpoint`) is read whole; a file is read with
+    torch's tensors-only unpickler.
 
     Raises:
-        SAEError: the file is damaged or of another version.
+        SAEError: the checkpoint is damaged or of another version.
     """
-    path = directory / CHECKPOINT
-    if not path.exists():
-        return None
+    path, folder = directory / CHECKPOINT, newest_shards(directory)
+    state = _read(path) if path.exists() else None
+    if folder is None or (state is not None and state["step"] >= step_of(folder)):
+        return state
+    state = load_shards(folder)
+    return {**state, "optimizer": list(state["optimizer"].values())}
+
+
+def remove_checkpoints(directory: Path) -> None:
+    """Remove the run's checkpoints, of one process and of several."""
+    (directory / CHECKPOINT).unlink(missing_ok=True)
+    remove_shards(directory)
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:

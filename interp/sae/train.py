@@ -17,14 +17,16 @@ from interp.sae.atomic import write_atomic
 from interp.sae.base import SAE, Losses
 from interp.sae.batches import Batch, Batches, IterableBatches, StoreBatches, check_batch
 from interp.sae.checkpoint import (
-    CHECKPOINT,
     load_checkpoint,
     optimizer_state,
+    remove_checkpoints,
     restore_optimizer,
     save_checkpoint,
 )
 from interp.sae.config import TrainConfig
+from interp.sae.distributed import train_on
 from interp.sae.log import Log, read_log
+from interp.sae.sharded_mesh import open_mesh
 from interp.sae.split import training_generations, units_of
 from interp.store import ActivationStore
 from interp.store.coords import row_ids
@@ -68,6 +70,7 @@ def train(
     resume: bool = True,
     progress: bool = True,
     device: str = "cpu",
+    layout: str = "auto",
 ) -> Run:
     """Train a sparse autoencoder; a rerun continues a killed run to the last bit on a CPU.
 
@@ -87,6 +90,8 @@ def train(
         resume: go on from `out`'s checkpoint, or return its finished SAE; False starts again.
         progress: show a progress bar where stderr is a terminal.
         device: of the arithmetic; the SAE that comes back is on the CPU.
+        layout: how the ranks of a torchrun job share the work, see `interp.sae.distributed`; "auto"
+            splits the latents where there are several.
 
     Returns:
         The run.
@@ -96,6 +101,10 @@ def train(
             error names step and rows, and the last checkpoint stays).
         PointError: the store has no such point.
     """
+    mesh = open_mesh(layout, device)
+    if mesh is not None:
+        shared = {"point": point, "out": out, "rows": rows, "resume": resume, "progress": progress}
+        return train_on(mesh, source, config, **shared)
     out = Path(out)
     batches, provenance, units = _open_source(source, config, point, rows)
     provenance["recipe"] = config.as_dict()
@@ -111,7 +120,7 @@ def train(
     log = Log(out, state.step)
     _run(state, batches, config, log, out, progress)
     state.sae.cpu().save(out / "sae")
-    (out / CHECKPOINT).unlink(missing_ok=True)
+    remove_checkpoints(out)
     return Run(out, state.sae, read_log(out))
 
 
@@ -181,7 +190,8 @@ def _open_directory(
             return SAE.load(out / "sae")
         return None
     out.mkdir(parents=True, exist_ok=True)
-    for stale in (CHECKPOINT, "log.jsonl", "sae/config.json"):
+    remove_checkpoints(out)
+    for stale in ("log.jsonl", "sae/config.json"):
         (out / stale).unlink(missing_ok=True)
     write_atomic(path, (json.dumps(wanted, indent=1) + "\n").encode())
     return None

@@ -1,0 +1,242 @@
+"""TopK with its latents split over ranks: the same code, losses and gradients as in one process.
+
+Rank b of L holds the latents [lo_b, hi_b). For a batch of n rows, with z and b_dec on every rank:
+
+    own values   = the k largest max(W_b z' + b_b, 0) of the rank's own latents, z' = z - b_dec
+    code         = the k largest of the L k gathered values, ties by the lower latent
+    z_hat        = b_dec + sum over ranks of (code restricted to the rank) W_dec_b
+
+One all-gather of n k values and one all-reduce of n d numbers per step, against 2 m d numbers of
+data parallelism. Nothing is dropped: each of the k largest values is among its rank's k largest.
+Gradients of a rank's latents need no communication; b_dec's encoder part is one sum of d numbers.
+Source: the scheme of Gao et al. 2024 (arXiv 2406.04093), appendix D.1, with exact ties.
+"""
+
+import torch
+import torch.nn.functional as F
+from interp_kernels import encode_topk, select_topk, sparse_decode
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from interp.sae.base import Code, Losses
+from interp.sae.losses import normalize_rows_, project_gradient_
+from interp.sae.sharded_mesh import SPLIT, Mesh, span_of, spread
+from interp.sae.topk import TopK
+
+
+class ShardedTopK(nn.Module):
+    """One rank's part of a TopK SAE.
+
+    Args:
+        whole: the SAE of one process, the same on every rank; its rows are copied.
+        mesh: this process's place.
+
+    Raises:
+        SAEError: fewer latents than ranks, see `span_of`.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, whole: TopK, mesh: Mesh) -> None:
+        super().__init__()
+        self.d_in, self.n_latents, self.k = whole.d_in, whole.n_latents, whole.k
+        self.aux_k = whole.aux_k or max(1, whole.d_in // 2)
+        self.span = span_of(whole.n_latents, mesh.layout.latents, mesh.latent_rank)
+        self.mesh = mesh
+        part = slice(*self.span)
+        # In the order of TopK's parameters: an optimizer's state is a list.
+        self.W_enc = nn.Parameter(whole.W_enc.detach()[part].to(mesh.device, copy=True))
+        self.b_enc = nn.Parameter(whole.b_enc.detach()[part].to(mesh.device, copy=True))
+        self.W_dec = nn.Parameter(whole.W_dec.detach()[part].to(mesh.device, copy=True))
+        self.b_dec = nn.Parameter(whole.b_dec.detach().to(mesh.device, copy=True))
+        self.register_buffer("mean", whole.mean.to(mesh.device, copy=True))
+        self.register_buffer("scale", whole.scale.to(mesh.device, copy=True))
+
+    def loss_terms(
+        self, x: Float[Tensor, "n d"], rows: int, dead: Bool[Tensor, " p"], counts: list[int]
+    ) -> Losses:
+        """This rank's part of the losses: summed over the data dimension, those of one process.
+
+        Args:
+            x: [n, d] raw rows, the same on every rank of this row of latents.
+            rows: rows of the whole batch, over which the losses are means.
+            dead: [p] bool, the rank's own latents.
+            counts: dead latents of each rank of this row, or more.
+
+        Returns:
+            The terms, and the code on the rank's own latents, counted from `span.low`.
+        """
+        z = (x.to(self.mean.dtype) - self.mean) / self.scale
+        code = self._encode(z)
+        assert code.indices is not None
+        own = sparse_decode(code.values, code.indices, self.W_dec)
+        error = z - (_SumForward.apply(own, self.mesh) + self.b_dec)
+        aux = z.new_zeros(())
+        if sum(counts):
+            # The other ranks take part even where this one has no dead latent.
+            residual = error.detach() - _SumForward.apply(self._aux(z, dead, counts), self.mesh)
+            aux = residual.square().sum() / rows
+        return Losses(error.square().sum() / rows, aux, code)
+
+    def finish_gradients(self) -> None:
+        """Sum the gradients over the data dimension, and keep the decoder's rows tangential."""
+        for parameter in self.parameters():
+            assert parameter.grad is not None
+            self.mesh.sum_(parameter.grad, "data")
+        project_gradient_(self.W_dec)
+
+    def after_step(self) -> None:
+        """Give the decoder's own rows norm 1 again."""
+        normalize_rows_(self.W_dec)
+
+    def fired(self, code: Code) -> Bool[Tensor, " p"]:
+        """[p] bool: own latents with a positive value in some row of the whole batch."""
+        assert code.indices is not None
+        counts = torch.zeros(len(self.b_enc), dtype=torch.int32, device=code.values.device)
+        hits = (code.values > 0).flatten().to(torch.int32)
+        counts.scatter_add_(0, code.indices.flatten().long(), hits)
+        return self.mesh.max_(counts, "data") > 0
+
+    def whole_state(self) -> dict[str, Tensor]:
+        """The state of the SAE of all latents, on the CPU; every rank has to ask for it."""
+        return {
+            name: spread(value, self.mesh, self.n_latents).full_tensor().cpu()
+            if name in SPLIT
+            else value.cpu()
+            for name, value in self.state_dict().items()
+        }
+
+    def _encode(self, z: Tensor) -> Code:
+        offset = _SumBackward.apply(self.b_dec, self.mesh)
+        bias = self.b_enc - self.W_enc @ offset
+        values, indices = encode_topk(z, self.W_enc, bias, min(self.k, len(self.b_enc)))
+        kept = keep_largest(values.detach(), self.k, self.mesh)
+        if kept.device.type == "cpu" and len(kept):
+            # What is kept stands first. On a GPU the width would cost a wait for the device.
+            width = max(1, int(kept.sum(dim=1).max()))
+            values, indices, kept = values[:, :width], indices[:, :width], kept[:, :width]
+        return Code(values * kept, indices, len(self.b_enc))
+
+    def _aux(self, z: Tensor, dead: Tensor, counts: list[int]) -> Tensor:
+        """This rank's part of the dead latents' estimate of the residual: [n, d]."""
+        own = counts[self.mesh.latent_rank]
+        chosen = torch.nonzero_static(dead, size=own, fill_value=-1).squeeze(1)
+        absent = chosen < 0
+        chosen = chosen.clamp(min=0)
+        weight = self.W_enc.index_select(0, chosen)
+        dictionary = self.W_dec.index_select(0, chosen)
+        bias = self.b_enc.index_select(0, chosen) - weight @ self.b_dec.detach()
+        pre = F.linear(z, weight, bias).masked_fill(absent, -torch.inf)
+        if sum(counts) <= self.aux_k:
+            return pre.relu() @ dictionary
+        values, indices = _select(pre, min(self.aux_k, own))
+        kept = keep_largest(values.detach(), self.aux_k, self.mesh)
+        if not own:
+            return torch.zeros_like(z)
+        return sparse_decode(values * kept, indices, dictionary)
+
+
+def _select(pre: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    if k == 0:
+        return pre, torch.zeros_like(pre, dtype=torch.int64)
+    indices = select_topk(pre.detach(), k)[1]
+    return pre.gather(1, indices).relu(), indices
+
+
+def keep_largest(values: Float[Tensor, "n s"], k: int, mesh: Mesh) -> Bool[Tensor, "n s"]:
+    """Which of a rank's own values are among the k largest of all ranks' in their row.
+
+    Exact: at the k-th largest value t, everything above t stays, and of what equals t the first in
+    the order of ranks and slots, until k are kept.
+
+    Args:
+        values: [n, s] >= 0, descending, ties by the lower latent; s <= k may differ by rank.
+        k: values to keep per row.
+        mesh: this process's place.
+    """
+    slots = values.shape[1]
+    own = F.pad(values, (0, k - slots))
+    candidates = mesh.gather(own, "latents").permute(1, 0, 2).flatten(1)
+    threshold = candidates.topk(k, dim=1).values[:, -1:]
+    above, equal = candidates > threshold, candidates == threshold
+    free = k - above.sum(dim=1, keepdim=True)
+    kept = above | (equal & (equal.cumsum(dim=1) <= free))
+    first = mesh.latent_rank * k
+    return kept[:, first : first + slots]
+
+
+def keep_largest_reference(
+    candidates: Float[Tensor, "n c"], k: int
+) -> tuple[Bool[Tensor, "n c"], Int[Tensor, "n k"]]:
+    """Readable twin of `keep_largest` on gathered values [n, c]: a stable sort of each row."""
+    chosen = candidates.sort(dim=1, descending=True, stable=True).indices[:, :k]
+    kept = torch.zeros_like(candidates, dtype=torch.bool).scatter_(1, chosen, True)
+    return kept, chosen
+
+
+class _SumForward(torch.autograd.Function):
+    """Sum over the latents' ranks; each rank's part then has the sum's gradient."""
+
+    @staticmethod
+    def forward(ctx, part: Tensor, mesh: Mesh):  # type: ignore[override]
+        return mesh.sum_(part.clone(), "latents")
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):  # type: ignore[override]
+        return grad, None
+
+
+class _SumBackward(torch.autograd.Function):
+    """The same value on every rank; its gradient is the sum of what the ranks contribute."""
+
+    @staticmethod
+    def forward(ctx, value: Tensor, mesh: Mesh):  # type: ignore[override]
+        ctx.mesh = mesh
+        return value.view_as(value)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor):  # type: ignore[override]
+        return ctx.mesh.sum_(grad.clone(), "latents"), None
+
+
+class DeadCounts:
+    """Numbers of dead latents of each rank, known on the host without waiting for a GPU.
+
+    On a GPU the numbers of a step are those of one step before it, with the window shortened by
+    one: an upper bound, copied while the device went on.
+
+    Args:
+        mesh: this process's place.
+        window: steps without firing after which a latent is dead.
+        silent: [p] steps since each own latent fired.
+    """
+
+    def __init__(self, mesh: Mesh, window: int, silent: Int[Tensor, " p"]) -> None:
+        self._mesh = mesh
+        self._lag = int(mesh.device.type == "cuda")
+        self._window = window - self._lag
+        self._queue: list[tuple[Tensor, torch.cuda.Event | None]] = []
+        for _ in range(1 + self._lag):
+            self.push(silent)
+
+    def push(self, silent: Int[Tensor, " p"]) -> None:
+        """Count after a step."""
+        counts = self._mesh.gather((silent >= self._window).sum(), "latents")
+        if not self._lag:
+            self._queue.append((counts, None))
+            return
+        host = torch.empty(counts.shape, dtype=counts.dtype, pin_memory=True)
+        host.copy_(counts, non_blocking=True)
+        event = torch.cuda.Event()
+        event.record()
+        self._queue.append((host, event))
+
+    def pop(self) -> list[int]:
+        """The counts for the next step; at most the step before the last has to be over."""
+        counts, event = self._queue.pop(0)
+        if event is not None:
+            event.synchronize()
+        return counts.tolist()
