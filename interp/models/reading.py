@@ -13,7 +13,7 @@ from interp.models.model import Model
 from interp.models.points import Site
 from interp.models.ports import Visit, attach
 from interp.models.probe import unfold
-from interp.models.rows import from_rows, grid_of, to_rows
+from interp.models.rows import copy_as_rows, from_rows, grid_of, to_rows
 
 __all__ = ["Read", "Reader", "from_rows", "reading", "to_rows"]
 
@@ -62,7 +62,8 @@ class Reader:
         def copy(value: Tensor) -> None:
             if site.calls == "first" and clock.call != 0:
                 return
-            value = in_order(unfold(value.detach(), site, clock), model).clone()
+            value = in_order(unfold(value.detach(), site, clock), model)
+            value = copy_as_rows(value, site.layout)
             shape = tuple(value.shape)
             grid = grid_of(shape, site.layout, square=site.square, frame=clock.frame)
             read = Read(

@@ -27,6 +27,16 @@ def _order(layout: str) -> list[int]:
     return [layout.index(a) for a in ("b", *(a for a in POSITION_AXES if a in layout), "c")]
 
 
+def copy_as_rows(value: Shaped[Tensor, "b ..."], layout: str) -> Shaped[Tensor, "b ..."]:
+    """Return a copy whose memory is in the order of rows, so that `to_rows` of it is a view."""
+    if value.ndim != len(layout):
+        # `to_rows` says what is wrong.
+        return value.clone()
+    order = _order(layout)
+    moved = value.permute(order).clone(memory_format=torch.contiguous_format)
+    return moved.permute([order.index(axis) for axis in range(value.ndim)])
+
+
 def to_rows(value: Shaped[Tensor, "b ..."], point: HookPoint) -> Shaped[Tensor, "b p d"]:
     """Return `value` as rows [b, positions, d], positions in row-major order (a view if possible).
 

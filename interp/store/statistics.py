@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
@@ -35,12 +36,15 @@ class RunningStatistics:
         if not self.count:
             self._shift = x[0].double()
         step = max(1, _BLOCK_ELEMENTS // x.shape[1])
+        shift, total, square = (t.numpy() for t in (self._shift, self._sum, self._square))
         for start in range(0, len(x), step):
-            # fp16 -> fp32 -> fp64 is vectorised, fp16 -> fp64 is not (4 times slower).
-            block = x[start : start + step].float().double()
-            block.sub_(self._shift)
-            self._sum += block.sum(0)
-            self._square += block.square_().sum(0)
+            # fp16 -> fp32 -> fp64 is vectorised, fp16 -> fp64 is not (4 times slower). The sums are
+            # NumPy's: torch's would start threads that fight with the network's for the cores.
+            block = x[start : start + step].float().numpy().astype(np.float64)
+            with np.errstate(invalid="ignore", over="ignore"):
+                block -= shift
+                total += block.sum(axis=0)
+                square += np.einsum("nd,nd->d", block, block)
         self.count += len(x)
         return bool(torch.isfinite(self._sum).all())
 
