@@ -1,17 +1,38 @@
 """Kernels of sparse autoencoders: pure functions that import torch and triton only."""
 
+from interp_kernels.auxk import AuxK, auxk, auxk_reference
 from interp_kernels.csc import CSC, csc_from_indices, scatter_rows, scatter_rows_reference
+from interp_kernels.dead_update import dead_update_, dead_update_reference
 from interp_kernels.encode_topk import encode_topk, encode_topk_reference, select_topk
+from interp_kernels.fused_bwd_adam import Extra, Weights, fused_bwd_adam, fused_bwd_adam_reference
+from interp_kernels.project_adam_renorm import project_adam_renorm_, project_adam_renorm_reference
 from interp_kernels.sparse_decode import sparse_decode, sparse_decode_reference
+from interp_kernels.sparse_decode_bwd import sparse_decode_bwd, sparse_decode_bwd_reference
+from interp_kernels.sparse_encode_bwd import sparse_encode_bwd, sparse_encode_bwd_reference
 
 __all__ = [
     "CSC",
+    "AuxK",
+    "Extra",
+    "Weights",
+    "auxk",
+    "auxk_reference",
     "csc_from_indices",
+    "dead_update_",
+    "dead_update_reference",
     "encode_topk",
     "encode_topk_reference",
+    "fused_bwd_adam",
+    "fused_bwd_adam_reference",
+    "project_adam_renorm_",
+    "project_adam_renorm_reference",
     "scatter_rows",
     "scatter_rows_reference",
     "select_topk",
     "sparse_decode",
+    "sparse_decode_bwd",
+    "sparse_decode_bwd_reference",
     "sparse_decode_reference",
+    "sparse_encode_bwd",
+    "sparse_encode_bwd_reference",
 ]
