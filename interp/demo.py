@@ -1,9 +1,8 @@
 """The whole job on the models in the box, through the public API only: `interp demo`."""
 
-import dataclasses
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import resources
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import interp
+from interp.demo_report import closing, plain, strongest
 from interp.errors import InputError
 
 SCOPE = (
@@ -144,7 +144,7 @@ def _demo(job: _Job) -> Path:
     with job.stage("write the page"):
         page = _page(job, results, alignments)
     _write_results(job, results, alignments)
-    for line in _closing(results, alignments):
+    for line in closing(results, alignments, MODELS):
         job.say(line)
     job.say(f"\n{SCOPE}\n\n{sum(job.seconds.values()):.0f} s in all. Open {page}")
     return page
@@ -249,7 +249,8 @@ def _sae(job: _Job, target: _Target) -> _Result:
     evaluation = interp.evaluate(sae, judge, point, seed=job.config.seed)
     substitution = interp.substitute(model, sae, point, _images(job, target, judge))
     # Loading and compiling UMAP alone takes ten to twenty seconds.
-    features = interp.describe(sae, judge, point, seed=job.config.seed, umap=not job.config.quick)
+    shared = {"seed": job.config.seed, "progress": False}
+    features = interp.describe(sae, judge, point, umap=not job.config.quick, **shared)
     features.save(folder / "features")
     return _Result(target, features, evaluation, substitution)
 
@@ -290,7 +291,7 @@ def _page(job: _Job, results: Sequence[_Result], alignments: Sequence[Any]) -> P
         evaluations=[result.evaluation for result in results],
         substitutions=[result.substitution for result in results],
         cards=[_card(name) for name in MODELS],
-        title="What four small generative models and an encoder hold",
+        title="What three small generative models and an encoder hold",
         notes=[SCOPE],
         provenance=_provenance(job),
     )
@@ -303,7 +304,7 @@ def _card(name: str) -> dict[str, Any]:
     undertrained = record.verdict is not None and record.verdict.undertrained
     picture = resources.files("interp.zoo") / "weights" / f"{name}.png"
     more = {"undertrained": undertrained, "warning": record.warning, "samples": Path(str(picture))}
-    return {**_plain(record), **more}
+    return {**plain(record), **more}
 
 
 def _provenance(job: _Job) -> dict[str, Any]:
@@ -326,8 +327,8 @@ def _write_results(job: _Job, results: Sequence[_Result], alignments: Sequence[A
         "saes": [
             {
                 "label": result.target.label,
-                "evaluation": _plain(result.evaluation),
-                "substitution": _plain(result.substitution),
+                "evaluation": plain(result.evaluation),
+                "substitution": plain(result.substitution),
             }
             for result in results
         ],
@@ -335,8 +336,8 @@ def _write_results(job: _Job, results: Sequence[_Result], alignments: Sequence[A
             {
                 "sample_set": alignment.sample_set,
                 "n": alignment.n,
-                "families": [_plain(family) for family in alignment.families],
-                "strongest": _strongest(alignment),
+                "families": [plain(family) for family in alignment.families],
+                "strongest": strongest(alignment),
             }
             for alignment in alignments
         ],
@@ -345,56 +346,3 @@ def _write_results(job: _Job, results: Sequence[_Result], alignments: Sequence[A
     (out / "results.json").write_text(json.dumps(values, indent=1, sort_keys=True) + "\n")
     seconds = {name: round(value, 2) for name, value in job.seconds.items()}
     (out / "seconds.json").write_text(json.dumps(seconds, indent=1) + "\n")
-
-
-def _plain(value: Any) -> Any:
-    """JSON values of a record, floats to 9 digits."""
-    if hasattr(value, "_asdict"):
-        value = value._asdict()
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        value = dataclasses.asdict(value)
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return float(f"{value:.9g}") if isinstance(value, float) else value
-
-
-def _strongest(alignment: Any) -> list[dict[str, Any]]:
-    """The strongest cell of each model pair and measure, as flat rows."""
-    wanted = {(*family.best, family.measure) for family in alignment.families}
-    names = [layer.name for layer in alignment.layers]
-    rows = []
-    for cell in alignment.cells:
-        if (cell.i, cell.j, cell.comparison.measure) in wanted:
-            row = {"a": names[cell.i], "b": names[cell.j], **_plain(cell.comparison)}
-            for key in ("twin_value", "difference", "difference_low", "difference_high"):
-                row[key] = _plain(getattr(cell, key))
-            rows.append(row)
-    return rows
-
-
-def _closing(results: Sequence[_Result], alignments: Sequence[Any]) -> Iterator[str]:
-    yield f"\n{'SAE on':<42}{'FVU':>7}{'L0':>7}{'dead %':>8}{'damage':>8}"
-    for result in results:
-        name = f"{result.target.model} {result.target.point}"
-        e = result.evaluation
-        yield (
-            f"{name:<42}{e.fvu:7.3f}{e.l0:7.1f}{100 * e.dead:8.1f}{result.substitution.damage:8.3f}"
-        )
-    yield f"\n{'strongest alignment (debiased CKA)':<56}{'value':>7}{'null':>7}{'p':>8}{'twin':>7}"
-    for alignment in alignments:
-        for row in _strongest(alignment):
-            if row["measure"] == "cka":
-                p = "-" if row["p"] is None else f"{row['p']:.4f}"
-                twin = "-" if row["twin_value"] is None else f"{row['twin_value']:.3f}"
-                pair = f"{row['a']} ~ {row['b']}"
-                yield f"{pair:<56}{row['value']:7.3f}{row['null_mean']:7.3f}{p:>8}{twin:>7}"
-    yield from _undertrained()
-
-
-def _undertrained() -> Iterator[str]:
-    from interp.zoo import card
-
-    warnings = [card(name).warning for name in MODELS]
-    yield from (f"\n{line}" for line in warnings if line)

@@ -138,3 +138,34 @@ def test_zoo_evaluate_measures_and_writes_the_users_card(
     assert main(["zoo", "evaluate", "vit", "--folder", str(tmp_path), "--n", "16"]) == 0
     assert '"accuracy"' in capsys.readouterr().out
     assert json.loads(path.read_text())["quality"]["n"] == 16
+
+
+def test_ls_lists_the_stores_of_a_folder_and_the_error_names_them(
+    store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["store", "ls", str(store.path.parent)]) == 0
+    head, line = capsys.readouterr().out.splitlines()
+    assert head.split()[0] == "store"
+    assert line.split()[0] == store.path.name
+    assert main(["store", "verify", str(store.path.parent)]) == 2
+    assert f"stores in it: {store.path.name}" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_an_encoder_says_that_it_cannot_generate(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["capture", "generate", "zoo:vit", "--n", "2", "--out", str(tmp_path)]) == 2
+    assert "zoo:vit cannot generate; it can encode" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_folder_of_mixed_sizes_is_fitted_to_the_model(tmp_path: Path) -> None:
+    from PIL import Image
+
+    for i, size in enumerate([(40, 20), (16, 16), (64, 64)]):
+        Image.new("RGB", size, (50 * i, 9, 9)).save(tmp_path / f"{i}.png")
+    words = ["--images", str(tmp_path), "--points", "blocks.0", "--out", str(tmp_path / "stores")]
+    assert main(["capture", "encode", "zoo:vit", *words]) == 0
+    (path,) = (tmp_path / "stores").iterdir()
+    assert open_store(path).images([0, 1, 2]).shape == (3, 32, 32, 3)

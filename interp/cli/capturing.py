@@ -45,7 +45,7 @@ class Points:
     Example: interp points zoo:ddpm
     """
 
-    model: Positional[str]
+    model: Annotated[Positional[str], arg(metavar="MODEL")]
     """zoo:ddpm, diffusers:<id or folder>, ..."""
     which: Annotated[Which, Flat] = field(default_factory=Which)
 
@@ -106,7 +106,7 @@ class CaptureGenerate:
     Example: interp capture generate zoo:ddpm --n 64 --points "up_blocks.*"
     """
 
-    model: Positional[str]
+    model: Annotated[Positional[str], arg(metavar="MODEL")]
     """zoo:ddpm, diffusers:<id or folder>, ..."""
     recipe: Annotated[Generation, Flat] = field(default_factory=Generation)
     target: Annotated[Target, Flat] = field(default_factory=Target)
@@ -124,7 +124,7 @@ class CaptureEncode:
     Example: interp capture encode zoo:vit --images glyphs/heldout --rows.positions mean
     """
 
-    model: Positional[str]
+    model: Annotated[Positional[str], arg(metavar="MODEL")]
     """zoo:vit, diffusers:<id or folder>, transformers:<id or folder>, ..."""
     recipe: Annotated[Encoding, Flat] = field(default_factory=Encoding)
     target: Annotated[Target, Flat] = field(default_factory=Target)

@@ -19,12 +19,13 @@ from interp.cli.capturing import CaptureEncode, CaptureGenerate, Points, Target,
 from interp.cli.health import Doctor
 from interp.cli.pages import Compare, DashboardBuild, DashboardServe, Demo
 from interp.cli.saes import Describe, Evaluate, Train
-from interp.cli.stores import StoreInfo, StoreMerge, StoreRemove, StoreVerify
+from interp.cli.stores import StoreInfo, StoreList, StoreMerge, StoreRemove, StoreVerify
 from interp.cli.zoo import ZooCard, ZooEvaluate, ZooList, ZooTrain
 
 DESCRIPTION = """Read, decompose, edit and compare the activations of generative vision models.
 
 Start with `interp demo`: it runs the whole job on the models in the box, on a CPU, offline.
+`--config FOLDER` repeats a store or a training run with its own settings; options override them.
 Models are named zoo:gan, zoo:vae, zoo:ddpm, zoo:vit (in the box), diffusers:<id or folder>,
 transformers:<id or folder> or lens:<id or folder>; `interp points MODEL` lists what can be read."""
 
@@ -40,7 +41,13 @@ COMMANDS: Tree = {
     ),
     "store": (
         "Look after activation stores.",
-        {"info": StoreInfo, "verify": StoreVerify, "merge": StoreMerge, "rm": StoreRemove},
+        {
+            "ls": StoreList,
+            "info": StoreInfo,
+            "verify": StoreVerify,
+            "merge": StoreMerge,
+            "rm": StoreRemove,
+        },
     ),
     "train": Train,
     "evaluate": Evaluate,
@@ -116,7 +123,9 @@ def _take_config(arguments: list[str]) -> tuple[list[str], Any]:
         return rest, capture_command(interp.open_store(path, partial=True))
     if (path / "config.json").is_file():
         return rest, train_command(path)
-    raise InterpError(f"{path} is neither a store nor a training run")
+    raise InterpError(
+        f"{path} is neither a store nor a training run; --config takes the folder of either"
+    )
 
 
 def capture_command(store: Any) -> CaptureGenerate | CaptureEncode:

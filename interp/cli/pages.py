@@ -64,7 +64,7 @@ class Compare:
     Example: interp compare vit=activations/0123 ddpm=activations/4567 --twins ddpm=activations/89ab
     """
 
-    models: Positional[tuple[str, ...]]
+    models: Annotated[Positional[tuple[str, ...]], arg(metavar="LABEL=STORE ...")]
     """LABEL=STORE, two or more."""
     twins: tuple[str, ...] = ()
     """LABEL=STORE: the same capture of the untrained twin."""

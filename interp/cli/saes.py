@@ -22,9 +22,9 @@ class Train:
     Example: interp train activations/0123456789ab mid_block.resnets.1 --out runs/mid
     """
 
-    store: Positional[Path]
+    store: Annotated[Positional[Path], arg(metavar="STORE")]
     """The store's folder."""
-    point: Positional[str]
+    point: Annotated[Positional[str], arg(metavar="POINT")]
     """Hook point, as `interp store info` lists them."""
     out: Path = Path("runs/sae")
     """Run directory: config.json, log.jsonl, sae/."""
@@ -53,9 +53,9 @@ class Evaluate:
     Example: interp evaluate runs/mid activations/ba9876543210
     """
 
-    run_dir: Positional[Path]
+    run_dir: Annotated[Positional[Path], arg(metavar="RUN")]
     """Run directory of `interp train`."""
-    store: Positional[Path]
+    store: Annotated[Positional[Path], arg(metavar="STORE")]
     """A store with the SAE's point."""
     allow_train: bool = False
     """Also judge rows of trained images; the record says so."""
@@ -87,9 +87,9 @@ class Describe:
     Example: interp describe runs/mid activations/ba9876543210 --out runs/mid/features
     """
 
-    run_dir: Positional[Path]
+    run_dir: Annotated[Positional[Path], arg(metavar="RUN")]
     """Run directory of `interp train`."""
-    store: Positional[Path]
+    store: Annotated[Positional[Path], arg(metavar="STORE")]
     """A store with the SAE's point, best one of held-out images."""
     out: Path = Path("features")
     """Folder of the result."""

@@ -3,17 +3,19 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 import interp
+from interp.cli.show import print_table
 
 
 @dataclass(frozen=True)
 class StoreInfo:
     """Say what a store holds: model, recipe, points, rows, bytes."""
 
-    path: Positional[Path]
+    path: Annotated[Positional[Path], arg(metavar="STORE")]
     """The store's folder."""
 
     def run(self) -> None:
@@ -24,10 +26,30 @@ class StoreInfo:
 
 
 @dataclass(frozen=True)
+class StoreList:
+    """List the stores in a folder: model, recipe, rows, points."""
+
+    folder: Annotated[Positional[Path], arg(metavar="FOLDER")] = Path("activations")
+    """Folder of stores."""
+
+    def run(self) -> None:
+        """Print one line per store."""
+        from interp.store import find_stores, store_info
+
+        rows = [("store", "model", "made by", "generations", "points", "MB")]
+        for path in find_stores(self.folder):
+            info = store_info(path)
+            kind, megabytes = info["recipe"]["kind"], f"{info['bytes'] / 1e6:.1f}"
+            counts = str(info["generations"]), str(len(info["points"]))
+            rows.append((path.name, str(info["model"]), kind, *counts, megabytes))
+        print_table(rows)
+
+
+@dataclass(frozen=True)
 class StoreVerify:
     """Read every byte of a store and compare it with its hashes; exit status 1 if any differs."""
 
-    path: Positional[Path]
+    path: Annotated[Positional[Path], arg(metavar="STORE")]
     """The store's folder."""
 
     def run(self) -> int:
@@ -43,7 +65,7 @@ class StoreVerify:
 class StoreMerge:
     """Join stores of one recipe, such as captures of different seeds, into a new one."""
 
-    paths: Positional[tuple[Path, ...]]
+    paths: Annotated[Positional[tuple[Path, ...]], arg(metavar="STORE ...")]
     """The stores."""
     out: Path = Path("activations")
     """Folder in which the joint store is made."""
@@ -59,7 +81,7 @@ class StoreMerge:
 class StoreRemove:
     """Delete a store; a folder that is not a store is left alone."""
 
-    path: Positional[Path]
+    path: Annotated[Positional[Path], arg(metavar="STORE")]
     """The store's folder."""
 
     def run(self) -> None:

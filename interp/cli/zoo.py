@@ -3,8 +3,9 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from interp.cli.show import plain, print_table
 
@@ -30,7 +31,7 @@ class ZooList:
 class ZooCard:
     """Print a model's card: data, recipe, training, quality."""
 
-    name: Positional[str]
+    name: Annotated[Positional[str], arg(metavar="NAME")]
     """gan, vae, ddpm, vit, or with a seed: gan/1."""
 
     def run(self) -> None:
@@ -47,7 +48,7 @@ class ZooTrain:
     Example: interp zoo train gan --seed 1 --minutes 60 --out checkpoints
     """
 
-    name: Positional[str]
+    name: Annotated[Positional[str], arg(metavar="NAME")]
     """gan, vae, ddpm or vit."""
     out: Path = Path("checkpoints")
     """Folder of checkpoints and of the finished weights and card."""
@@ -75,7 +76,7 @@ class ZooEvaluate:
     Example: interp zoo evaluate gan/1 --folder checkpoints
     """
 
-    name: Positional[str]
+    name: Annotated[Positional[str], arg(metavar="NAME")]
     """gan, vae, ddpm, vit, or with a seed: gan/1."""
     folder: Path | None = None
     """Folder of `interp zoo train`; its card is rewritten. None: the shipped model, only shown."""

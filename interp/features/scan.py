@@ -54,10 +54,14 @@ class Scan:
         self.sampled_latents: list[np.ndarray] = []
         self.sampled_sizes: list[np.ndarray] = []
 
-    def run(self, store: ActivationStore, point: str) -> "Scan":
-        """Read the point's chunks once, in order."""
-        with torch.no_grad():
+    def run(self, store: ActivationStore, point: str, progress: bool = False) -> "Scan":
+        """Read the point's chunks once, in order; a bar shows them where stderr is a terminal."""
+        from tqdm import tqdm
+
+        total, off = store.n_rows(point), None if progress else True
+        with torch.no_grad(), tqdm(total=total, desc="describe", unit="row", disable=off) as bar:
             for ids, x in store.chunks(point, CHUNK):
+                bar.update(len(ids))
                 wanted = self.table.mask[ids]
                 if not wanted.any():
                     continue

@@ -33,6 +33,7 @@ def describe(
     map_side: int = 32,
     umap: bool = True,
     seed: int = 0,
+    progress: bool = True,
 ) -> Features:
     """Find what each latent responds to, in one ordered pass over the store's rows.
 
@@ -54,6 +55,7 @@ def describe(
         map_side: larger maps are max-pooled to this height and width.
         umap: lay out the decoder directions by UMAP (about ten seconds to load); False: by PCA.
         seed: of samples and UMAP.
+        progress: show a bar where stderr is a terminal.
 
     Returns:
         The record.
@@ -67,12 +69,11 @@ def describe(
     store.entries(point)
     check_match(sae, store.points[point], store.model)
     table, categories = row_table(store, point, rows, seed)
-    kept = {"top": n_top, "pool": _POOL if n_quantile else 0, "random": n_random}
-    scan = Scan(sae, table, kept, seed).run(store, point)
+    kept = {"top": n_top, "pool": n_quantile and _POOL, "random": n_random}
+    scan = Scan(sae, table, kept, seed).run(store, point, progress)
     examples = _examples(scan, n_quantile)
     where, shown, dead = places(store, point), examples["example_row"], scan.count == 0
     factor = pooling(where.height, where.width, shown.size, map_side)
-    maps = example_maps(sae, store, point, where, shown, factor)
     layout, note = direction_map(sae.dictionary(), dead, seed, umap=umap)
     return Features(
         point=store.points[point],
@@ -83,7 +84,7 @@ def describe(
         **_profiles(scan, store, point, categories),
         **examples,
         **_coordinates(store, point, where, shown),
-        maps=maps,
+        maps=example_maps(sae, store, point, where, shown, factor),
         grid=store.points[point].grid,
         **_relations(scan, dead, n_neighbors),
         umap=layout,

@@ -45,8 +45,10 @@ class Inputs:
         return {name: [values[i] for i in index] for name, values in self.columns.items()}
 
 
-def find_inputs(recipe: Encoding, images: "Images | None") -> Inputs:
+def find_inputs(recipe: Encoding, images: "Images | None", model: Model) -> Inputs:
     """Return the images of a recipe, or those that were passed beside it.
+
+    Images of a folder that differ in size are fitted to the model's own size.
 
     Raises:
         InputError: the recipe names no images.
@@ -58,17 +60,19 @@ def find_inputs(recipe: Encoding, images: "Images | None") -> Inputs:
         return _from_store(open_store(recipe.images), recipe.limit)
     from interp.zoo import load_images
 
-    limit = recipe.limit or None
+    limit, size = recipe.limit or None, recipe.size or None
     if recipe.images in GLYPHS:
         side: Any = recipe.images.removeprefix("glyphs/")
-        found = load_images("glyphs", split=side, limit=limit, seed=recipe.seed)
+        found = load_images("glyphs", split=side, size=size, limit=limit, seed=recipe.seed)
         return dataclasses.replace(_from_images(found), name=recipe.images)
     if not Path(recipe.images).is_dir():
         raise InputError(
-            f"no images {recipe.images!r}: give one of {', '.join(GLYPHS)}, a folder with an "
-            "images.csv, or the folder of a store"
+            f"no images {recipe.images!r}: give one of {', '.join(GLYPHS)}, a folder of "
+            "images, or the folder of a store"
         )
-    return _from_images(load_images(recipe.images, limit=limit, seed=recipe.seed))
+    fit = max(model.image_size) or None
+    found = load_images(recipe.images, size=size, fit=fit, limit=limit, seed=recipe.seed)
+    return _from_images(found)
 
 
 def _from_images(images: "Images") -> Inputs:

@@ -68,13 +68,14 @@ def make_job(
     patterns = [points] if isinstance(points, str) else list(points)
     if not patterns:
         raise InputError(f"no points given; {model.name} has {len(model.points)}")
+    model.require("generate" if isinstance(recipe, Generation) else "encode")
     names = model.select(patterns, "generate" if isinstance(recipe, Generation) else "encode")
     if isinstance(recipe, Generation):
         if images is not None:
             raise InputError("images go with an Encoding; a Generation makes its own")
         return Job(model, names, recipe, rows, None)
     check_encoding(recipe, model)
-    return Job(model, names, recipe, rows, find_inputs(recipe, images))
+    return Job(model, names, recipe, rows, find_inputs(recipe, images, model))
 
 
 def estimate(

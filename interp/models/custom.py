@@ -146,6 +146,12 @@ class Custom(Model):
         return images
 
     def _encode(self, batch: EncodeBatch) -> Tensor | None:
+        wanted, given = self.image_size, tuple(batch.images.shape[1:3])
+        if wanted != (0, 0) and given != wanted:
+            raise InputError(
+                f"images of {given[0]} x {given[1]} pixels for a network of {wanted[0]} x "
+                f"{wanted[1]}: fit them by Encoding(size={wanted[0]}), or --size {wanted[0]}"
+            )
         return self.adapter.encode(self.root, batch)
 
 

@@ -134,6 +134,9 @@ class Encoding:
     """Images: glyphs/train, glyphs/heldout, glyphs/all, a folder, or a store with images."""
     limit: int = 0
     """At most this many images; 0: all."""
+    size: int = 0
+    """Height and width to which images are padded and resampled; 0: as they are, or, where a
+    folder's images differ in size, the model's own size."""
     seed: int = 0
     """Noise draw j of an image comes from the seed, the image's id and j alone."""
     log_snr: tuple[float, ...] = ()
@@ -146,7 +149,7 @@ class Encoding:
     """Images per batch; does not change any row beyond rounding."""
 
     def __post_init__(self) -> None:
-        _at_least(self, limit=0, seed=0, draws=1, batch_size=1)
+        _at_least(self, limit=0, size=0, seed=0, draws=1, batch_size=1)
         _one_of(self, "condition", CONDITIONS)
 
     @property

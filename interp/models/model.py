@@ -148,7 +148,7 @@ class Model(abc.ABC):
         Raises:
             InputError: the model cannot generate, or the batch does not suit it.
         """
-        self._require("generate")
+        self.require("generate")
         with self.clock.making(len(batch.seeds)), torch.no_grad():
             return self._generate(batch)
 
@@ -161,11 +161,12 @@ class Model(abc.ABC):
         Raises:
             InputError: the model cannot encode, or the batch does not suit it.
         """
-        self._require("encode")
+        self.require("encode")
         with self.clock.making(len(batch.images), batch.call), torch.no_grad():
             return self._encode(batch)
 
-    def _require(self, mode: str) -> None:
+    def require(self, mode: str) -> None:
+        """Raise `InputError` where the model cannot "generate" or "encode"."""
         if mode not in self.capabilities:
             can = ", ".join(sorted(self.capabilities)) or "only run under hooks by its own caller"
             raise InputError(f"{self.name} cannot {mode}; it can {can}")

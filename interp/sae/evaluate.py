@@ -138,12 +138,13 @@ def _judged_rows(
     if overlap and not allow_train:
         raise SAEError(
             f"{overlap} of {int(mask.sum())} rows come from images or clusters that the SAE was "
-            "trained on; leave them out of rows=, or pass allow_train=True to judge them too"
+            "trained on; leave them out of rows=, or judge them too by allow_train=True "
+            "(--allow-train)"
         )
     if not mask.any():
         raise SAEError(
             f"no row to judge: the images of all {len(mask)} rows were trained on; capture others, "
-            "train with held_out > 0, or pass allow_train=True"
+            "train with held_out > 0, or pass allow_train=True (--allow-train)"
         )
     return mask, generation
 

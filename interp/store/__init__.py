@@ -1,7 +1,7 @@
 """Activation stores: immutable directories of captured rows; the layout is in `format.md`."""
 
 from interp.store.manage import remove_store, store_info, write_store
-from interp.store.manifest import Manifest
+from interp.store.manifest import Manifest, find_stores
 from interp.store.merge import merge_stores
 from interp.store.reader import ShuffledReader
 from interp.store.statistics import Statistics
@@ -14,6 +14,7 @@ __all__ = [
     "Problem",
     "ShuffledReader",
     "Statistics",
+    "find_stores",
     "merge_stores",
     "open_store",
     "remove_store",

@@ -1,6 +1,7 @@
 """The JSON of a store: the manifest, one entry per shard, and their strict reading."""
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -315,3 +316,15 @@ def _typed(value: Any, kind: type[T]) -> T:
     if not isinstance(value, kind):
         raise TypeError(f"{value!r} is not a {kind}")
     return value
+
+
+def find_stores(folder: str | os.PathLike) -> list[Path]:
+    """Return the folders of stores that lie in a folder, by name."""
+    return sorted(file.parent for file in Path(folder).glob("*/manifest.json"))
+
+
+def no_store(path: Path) -> StoreError:
+    """Return the error of a folder that is not a store; it names the stores inside."""
+    found = [one.name for one in find_stores(path)]
+    hint = f"; stores in it: {', '.join(found[:8])}" if found else ""
+    return StoreError(f"{path} is not an activation store: it has no manifest.json{hint}")

@@ -39,7 +39,7 @@ from interp.store.files import (
     shard_stem,
     tensor_bytes,
 )
-from interp.store.manifest import Manifest, PointEntry, ShardEntry, read_entries
+from interp.store.manifest import Manifest, PointEntry, ShardEntry, no_store, read_entries
 from interp.store.reader import ShuffledReader
 from interp.store.statistics import Statistics, merge_statistics
 from interp.store.verify import Problem, verify_shard
@@ -82,7 +82,7 @@ class ActivationStore:
         self.path = path
         file = path / "manifest.json"
         if not file.exists():
-            raise StoreError(f"{path} is not an activation store: it has no manifest.json")
+            raise no_store(path)
         self.manifest = Manifest.decode(read_text(inside(path, "manifest.json")), str(file))
         self.shards = read_entries(path, self.manifest)
         missing = sorted(set(range(self.manifest.n_shards)) - {e.shard for e in self.shards})

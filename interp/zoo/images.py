@@ -94,23 +94,26 @@ def load_images(
     *,
     split: Literal["train", "heldout", "all"] = "all",
     size: int | None = None,
+    fit: int | None = None,
     limit: int | None = None,
     seed: int = 0,
     verify: bool = False,
 ) -> Images:
-    """Return `glyphs`, or the images of a folder that holds an `images.csv`.
+    """Return `glyphs`, or the images of a folder, described by its `images.csv` where it has one.
 
-    The CSV needs a column `file` (path inside the folder). Other columns and what holds without
-    them: `id` (the path without its suffix), `category` ("image"), `caption` (the file's name as
-    words), `tags` (none; separated by ";"), `cluster` (the id itself), `split` (whole clusters, in
-    an order drawn from `seed`, are held out up to 25 % of the images; a row that names its split
-    fixes it for its cluster), `source` (the folder's name), `licence` ("").
+    Without `images.csv`, every image file in the folder and below is taken, its category the name
+    of its own folder. The CSV needs a column `file` (path inside the folder). Other columns and
+    what holds without them: `id` (the path without its suffix), `category` ("image"), `caption`
+    (the file's name as words), `tags` (none; separated by ";"), `cluster` (the id itself), `split`
+    (whole clusters, in an order drawn from `seed`, are held out up to 25 % of the images; a row
+    that names its split fixes it for its cluster), `source` (the folder's name), `licence` ("").
 
     Args:
         name: "glyphs", or the path of a folder.
         split: which side of the split to return.
         size: height and width in pixels after padding to a square on white and LANCZOS
             resampling; without it all images must share one size.
+        fit: size of images that would otherwise differ in size.
         limit: number of images to keep: whole clusters in an order drawn from `seed`, of which
             the last may be cut; the images keep their order.
         seed: draws the limit and, for folders without a `split` column, the split.
@@ -118,14 +121,14 @@ def load_images(
 
     Raises:
         InputError: missing folder, CSV or file, undecodable image, unknown split, a cluster on
-            both sides, mixed sizes without `size`, or a limit above the number of images.
+            both sides, mixed sizes without `size` or `fit`, or a limit above the number of images.
     """
     if split not in (*SPLITS, "all"):
         raise InputError(f"unknown split {split!r}; choose from train, heldout, all")
     if size is not None and size < 1:
         raise InputError(f"size is {size}; it must be at least 1 pixel")
     shipped = str(name) == "glyphs"
-    images = _glyphs(verify) if shipped else _folder(Path(name), size, seed)
+    images = _glyphs(verify) if shipped else _folder(Path(name), size, fit, seed)
     if split != "all":
         images = images.select([side == split for side in images.split])
     if limit is not None:
@@ -224,11 +227,13 @@ def _draw(seed: int, name: str) -> str:
     return hashlib.sha256(f"{seed}/{name}".encode()).hexdigest()
 
 
-def _folder(folder: Path, size: int | None, seed: int) -> Images:
+def _folder(folder: Path, size: int | None, fit: int | None, seed: int) -> Images:
     rows = _read_csv(folder)
     decoded = [_decode(folder / row["file"], size) for row in rows]
     shapes = {image.shape[:2] for image in decoded}
-    if len(shapes) > 1:
+    if len(shapes) > 1 and fit:
+        decoded = [_squared(image, fit) for image in decoded]
+    elif len(shapes) > 1:
         listed = ", ".join(f"{h}x{w}" for h, w in sorted(shapes)[:4])
         raise InputError(f"{len(shapes)} image sizes in {folder} ({listed}); give size=")
     ids = [row["id"] or Path(row["file"]).with_suffix("").as_posix() for row in rows]
@@ -254,15 +259,16 @@ def _folder(folder: Path, size: int | None, seed: int) -> Images:
     return _images(np.stack(decoded), columns)
 
 
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 _COLUMNS = ("id", "category", "caption", "tags", "cluster", "split", "source", "licence")
 
 
 def _read_csv(folder: Path) -> list[dict[str, str]]:
     if not folder.is_dir():
-        raise InputError(f"no folder {folder}; give 'glyphs' or a folder with an images.csv")
+        raise InputError(f"no folder {folder}; give 'glyphs' or a folder of images")
     path = folder / "images.csv"
     if not path.is_file():
-        raise InputError(f"no images.csv in {folder}; it needs at least a column `file`")
+        return _list_files(folder)
     with path.open(newline="", encoding="utf-8-sig") as opened:
         reader = csv.DictReader(opened)
         if "file" not in (reader.fieldnames or ()):
@@ -271,6 +277,24 @@ def _read_csv(folder: Path) -> list[dict[str, str]]:
     if not raw:
         raise InputError(f"{path} lists no image")
     return [{c: (row.get(c) or "").strip() for c in ("file", *_COLUMNS)} for row in raw]
+
+
+def _list_files(folder: Path) -> list[dict[str, str]]:
+    files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in _SUFFIXES and f.is_file())
+    if not files:
+        raise InputError(
+            f"{folder} holds neither an images.csv (with at least a column `file`) nor a file "
+            f"ending in {', '.join(_SUFFIXES)}"
+        )
+    empty = dict.fromkeys(_COLUMNS, "")
+    return [
+        {
+            **empty,
+            "file": file.relative_to(folder).as_posix(),
+            "category": "" if file.parent == folder else file.parent.name,
+        }
+        for file in files
+    ]
 
 
 def _decode(path: Path, size: int | None) -> np.ndarray:

@@ -97,7 +97,7 @@ def parse_name(spec: str) -> tuple[str, int]:
     """
     name, _, seed = spec.removeprefix("zoo:").partition("/")
     if name not in NAMES:
-        raise InputError(f"no zoo network {name!r} in {spec!r}; there are {', '.join(NAMES)}")
+        raise InputError(f"no zoo network {name!r}; there are {', '.join(NAMES)}")
     if seed and not seed.isdecimal():
         raise InputError(
             f"seed {seed!r} in {spec!r} is not a whole number; write {name} or {name}/1"

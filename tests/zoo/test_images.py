@@ -224,8 +224,18 @@ def test_transparency_becomes_white(tmp_path: Path) -> None:
 def test_a_missing_folder_or_csv_is_named(tmp_path: Path) -> None:
     with pytest.raises(InterpError, match=r"no folder .*nowhere"):
         load_images(tmp_path / "nowhere")
-    with pytest.raises(InterpError, match=r"no images\.csv"):
+    with pytest.raises(InterpError, match=r"neither an images\.csv .* nor a file ending in \.png"):
         load_images(tmp_path)
+
+
+def test_a_folder_without_csv_lists_its_images_by_folder(tmp_path: Path) -> None:
+    for name in ("cats/b.png", "cats/a.PNG", "dogs/c.png", "d.png"):
+        _picture(tmp_path / name, (9, 9, 9))
+    (tmp_path / "notes.txt").write_text("not an image")
+    images = load_images(tmp_path)
+    assert list(images.ids) == ["cats/a", "cats/b", "d", "dogs/c"]
+    named = [images.categories[label] for label in images.labels.tolist()]
+    assert named == ["cats", "cats", "image", "dogs"]
 
 
 def test_a_csv_without_files_is_refused(tmp_path: Path) -> None:
@@ -253,6 +263,7 @@ def test_mixed_sizes_need_a_size(tmp_path: Path) -> None:
     with pytest.raises(InterpError, match=r"2 image sizes .*give size="):
         load_images(folder)
     assert load_images(folder, size=8).pixels.shape == (2, 8, 8, 3)
+    assert load_images(folder, fit=5).pixels.shape == (2, 5, 5, 3)
     with pytest.raises(InterpError, match="size is 0"):
         load_images(folder, size=0)
 
