@@ -168,7 +168,7 @@ class Generator(nn.Module):
             z: Gaussian codes [b, 128]; exactly one of z, w and w_plus is given.
             w: mapped codes [b, 128], shared by all layers.
             w_plus: one code per layer [b, 8, 128].
-            noise: seven maps [b, 1, h, h], h = 4, 8, 8, 16, 16, 32, 32 (see `sample_noise`); None:
+            noise: seven maps [b, 1, h, h], h = 4, 8, 8, 16, 16, 32, 32 (see `sample_inputs`); None:
                 no noise.
             truncation: psi in w_mean + psi (w - w_mean); applies to z and w.
 
@@ -208,17 +208,21 @@ def _double(image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 H W"]:
     return F.interpolate(image, scale_factor=2, mode="bilinear", align_corners=False)
 
 
-def sample_noise(
+def sample_inputs(
     seeds: Sequence[int], *, device: str | torch.device = "cpu"
-) -> list[Float[Tensor, "b 1 h w"]]:
-    """Return the seven noise maps of each seed, [b, 1, h, h]; sample i depends on seeds[i] alone.
+) -> tuple[Float[Tensor, "b 128"], list[Float[Tensor, "b 1 h w"]]]:
+    """Return z [b, 128] and the seven noise maps [b, 1, h, h]; sample i depends on seeds[i] alone.
+
+    One generator per seed draws z first and then the maps, so that no two share a number.
 
     Args:
         seeds: one seed per sample; drawn on the CPU, so that devices agree.
-        device: where the maps go.
+        device: where they go.
     """
-    maps = []
+    drawn = []
     for seed in seeds:
         generator = torch.Generator().manual_seed(seed)
-        maps.append([torch.randn(1, h, h, generator=generator) for h in LAYER_SIZES])
-    return [torch.stack([m[i] for m in maps]).to(device) for i in range(len(LAYER_SIZES))]
+        z = torch.randn(Z_WIDTH, generator=generator)
+        drawn.append((z, *(torch.randn(1, h, h, generator=generator) for h in LAYER_SIZES)))
+    z, *noise = (torch.stack(parts).to(device) for parts in zip(*drawn, strict=True))
+    return z, noise

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from interp.zoo.gan import Z_WIDTH, sample_noise
+from interp.zoo.gan import sample_inputs
 from interp.zoo.nets import SCHEDULER
 
 
@@ -42,7 +42,7 @@ def sample_gan(
     images = []
     for start in range(0, len(seeds), batch_size):
         part = list(seeds[start : start + batch_size])
-        z, noise = _normal(part, Z_WIDTH), sample_noise(part)
+        z, noise = sample_inputs(part)
         images.append(to_uint8(net(z, noise=noise, truncation=truncation)))
     return torch.cat(images)
 

@@ -1,12 +1,14 @@
 import hashlib
 import json
+from typing import Any
 
 import pytest
 import torch
 
+import interp
 from interp.errors import InputError, InterpError
 from interp.zoo.critic import Critic, augment
-from interp.zoo.gan import LAYER_SIZES, N_STYLES, Generator, sample_noise
+from interp.zoo.gan import LAYER_SIZES, N_STYLES, Generator, sample_inputs
 from interp.zoo.nets import (
     NAMES,
     SCHEDULER,
@@ -25,7 +27,7 @@ def call(name: str, net: torch.nn.Module) -> torch.Tensor:
     seed = torch.Generator().manual_seed(0)
     image = torch.randn(2, 3, 32, 32, generator=seed)
     if name == "gan":
-        return net(torch.randn(2, 128, generator=seed), noise=sample_noise([0, 1]))
+        return net(torch.randn(2, 128, generator=seed), noise=sample_inputs([0, 1])[1])
     if name == "ddpm":
         x = torch.nn.functional.pixel_unshuffle(image, 2)
         return net(x, torch.tensor([3, 900]), class_labels=torch.tensor([0, N_CLASSES])).sample
@@ -110,7 +112,7 @@ def test_damaged_weights_are_refused(tmp_path):
 def test_z_w_and_w_plus_give_the_same_image(generator):
     z, noise = (
         torch.randn(3, 128, generator=torch.Generator().manual_seed(1)),
-        sample_noise([4, 5, 6]),
+        sample_inputs([4, 5, 6])[1],
     )
     w = generator.mapping(z)
     image = generator(z, noise=noise)
@@ -133,12 +135,12 @@ def test_truncation_zero_is_the_mean_code(generator):
 def test_noise_is_an_explicit_input_of_each_sample_alone():
     net, _ = load_net("gan")
     z = torch.randn(1, 128, generator=torch.Generator().manual_seed(0)).expand(2, -1)
-    image = net(z, noise=sample_noise([1, 2]))
+    image = net(z, noise=sample_inputs([1, 2])[1])
     assert not torch.equal(image[0], image[1])
     assert torch.equal(net(z), net(z))
-    alone = sample_noise([2])
+    alone = sample_inputs([2])[1]
     for layer, size, many, one in zip(
-        net.layers, LAYER_SIZES, sample_noise([1, 2]), alone, strict=True
+        net.layers, LAYER_SIZES, sample_inputs([1, 2])[1], alone, strict=True
     ):
         assert torch.equal(many[1:], one)
         assert layer.noise(one).shape == (1, 1, size, size)
@@ -178,3 +180,11 @@ def test_the_critic_gives_one_logit_per_image():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         assert Critic()(torch.randn(6, 3, 32, 32)).shape == (6,)
+
+
+def test_the_zoos_own_samples_are_those_of_the_loaded_model():
+    z, noise = sample_inputs([3, 4])
+    model: Any = interp.load("zoo:gan")
+    drawn, maps = model.inputs([3, 4])
+    assert torch.equal(z, drawn)
+    assert all(torch.equal(a, b) for a, b in zip(noise, maps, strict=True))
