@@ -2,7 +2,7 @@
 
 import torch
 import torch.nn.functional as F
-from interp_kernels import select_topk, sparse_decode
+from interp_kernels import auxk
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -52,6 +52,23 @@ def mean_square(error: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
     return error.square().sum(dim=1).mean()
 
 
+def dead_capacity(dead: Bool[Tensor, " m"], aux_k: int) -> int | None:
+    """Bound of the dead set that AuxK serves in one step.
+
+    On a GPU a number that the host knows, so that nothing waits: a quarter of the latents, at least
+    aux_k. Dead latents beyond it are served once lower ones fire again. On a CPU the exact number.
+
+    Args:
+        dead: [m] bool.
+        aux_k: dead latents per row.
+
+    Returns:
+        The bound, or None for the exact number.
+    """
+    m = len(dead)
+    return min(m, max(aux_k, m // 4)) if dead.is_cuda else None
+
+
 def auxk_loss(
     normalized: Float[Tensor, "n d"],
     residual: Float[Tensor, "n d"],
@@ -81,19 +98,8 @@ def auxk_loss(
 
     Source: Gao et al. 2024 (arXiv 2406.04093), section 2.4 and appendix A.2.
     """
-    chosen = dead.nonzero().squeeze(1)
-    weight = encoder.index_select(0, chosen)
-    dictionary = decoder.index_select(0, chosen)
-    pre = F.linear(normalized, weight, bias.index_select(0, chosen))
-    if chosen.numel() <= aux_k:
-        estimate = pre.relu() @ dictionary
-    else:
-        values, indices = select_topk_differentiable(pre, aux_k)
-        estimate = sparse_decode(values, indices, dictionary)
-    return mean_square(residual.detach() - estimate)
-
-
-def select_topk_differentiable(pre: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Rectified k largest entries of each row under dense autograd, ties by the lower index."""
-    indices = select_topk(pre.detach(), k)[1]
-    return pre.gather(1, indices).relu(), indices
+    capacity = dead_capacity(dead, aux_k)
+    found = auxk(
+        normalized, residual.detach(), encoder, bias, decoder, dead, aux_k, capacity=capacity
+    )
+    return found.loss

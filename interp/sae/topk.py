@@ -88,12 +88,17 @@ class TopK(SAE):
         code = self._encode(z, bias)
         error = z - self.decode_normalized(code)
         aux = z.new_zeros(())
-        if bool(dead.any()):
-            aux_k = self.aux_k or max(1, self.d_in // 2)
+        # A GPU is not asked: AuxK of no dead latent is 0 there too.
+        if dead.is_cuda or bool(dead.any()):
             # b_dec is held fixed here: AuxK moves dead latents only.
             bias = self.b_enc - self.W_enc @ self.b_dec.detach()
-            aux = auxk_loss(z, error, self.W_enc, bias, self.W_dec, dead, aux_k)
+            aux = auxk_loss(z, error, self.W_enc, bias, self.W_dec, dead, self.aux_width)
         return Losses(mean_square(error), aux, code)
+
+    @property
+    def aux_width(self) -> int:
+        """Dead latents per row in AuxK."""
+        return self.aux_k or max(1, self.d_in // 2)
 
     def before_step(self) -> None:
         """Remove the gradient along the decoder's rows."""

@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from interp_kernels import KernelError, resolve, using_backend
 from torch import Tensor
 
 from interp.errors import SAEError
 from interp.sae.atomic import write_atomic
-from interp.sae.base import SAE, Losses
+from interp.sae.base import SAE
 from interp.sae.batches import Batch, Batches, IterableBatches, StoreBatches, check_batch
 from interp.sae.checkpoint import (
     load_checkpoint,
@@ -28,12 +29,12 @@ from interp.sae.distributed import train_on
 from interp.sae.log import Log, read_log
 from interp.sae.sharded_mesh import open_mesh
 from interp.sae.split import training_generations, units_of
+from interp.sae.step import BETAS, Stack, autograd_step, can_fuse, fused_step, open_stack
 from interp.store import ActivationStore
 from interp.store.coords import row_ids
 
-# beta2 of 0.999 forgets too slowly for 1500 steps: FVU .137 and 94 % of planted atoms against .112
-# and 99 %.
-BETAS = (0.9, 0.99)
+# What a log line reports of the losses, in the order of the step's numbers.
+TERMS = ("fvu", "aux", "l0")
 
 
 @dataclass(frozen=True)
@@ -54,10 +55,16 @@ class _State:
     optimizer: torch.optim.Optimizer
     silent: Tensor
     """[m] int64, steps since each latent fired."""
+    backend: str
+    """Of the kernels, resolved."""
+    stack: Stack | None = None
+    """The tables of the fused step; None: the step goes by autograd."""
     step: int = 0
     seconds: float = 0.0
-    sums: dict[str, float] = field(default_factory=dict)
-    """Sums of the loss terms since the last log line."""
+    sums: Tensor = field(default_factory=lambda: torch.zeros(3, dtype=torch.float64))
+    """[3] sums of fvu, aux and l0 since the last log line, on the device."""
+    steps: int = 0
+    """Steps since the last log line."""
 
 
 def train(
@@ -71,6 +78,7 @@ def train(
     progress: bool = True,
     device: str = "cpu",
     layout: str = "auto",
+    backend: str = "auto",
 ) -> Run:
     """Train a sparse autoencoder; a rerun continues a killed run to the last bit on a CPU.
 
@@ -92,6 +100,8 @@ def train(
         device: of the arithmetic; the SAE that comes back is on the CPU.
         layout: how the ranks of a torchrun job share the work, see `interp.sae.distributed`; "auto"
             splits the latents where there are several.
+        backend: of the kernels: "dense", "eager", "triton", or "auto", which chooses by device and
+            n_latents / k, or keeps what a resumed run has used.
 
     Returns:
         The run.
@@ -109,10 +119,11 @@ def train(
     batches, provenance, units = _open_source(source, config, point, rows)
     provenance["recipe"] = config.as_dict()
     provenance["fingerprint"] = batches.fingerprint
-    finished = _open_directory(out, config, provenance, resume)
+    backend = _choose_backend(out, backend, config, device, resume)
+    finished = _open_directory(out, config, provenance, resume, backend)
     if finished is not None:
         return Run(out, finished, read_log(out))
-    state = _start(batches, config, device)
+    state = _start(batches, config, device, backend)
     state.sae.provenance, state.sae.trained_units = provenance, units
     saved = load_checkpoint(out) if resume else None
     if saved is not None:
@@ -179,10 +190,10 @@ def _training_rows(
 
 
 def _open_directory(
-    out: Path, config: TrainConfig, provenance: dict[str, Any], resume: bool
+    out: Path, config: TrainConfig, provenance: dict[str, Any], resume: bool, backend: str = "auto"
 ) -> SAE | None:
     """Write or check config.json; return the SAE of a run that has already finished."""
-    wanted = {"config": config.as_dict(), "provenance": provenance}
+    wanted = {"config": config.as_dict(), "backend": backend, "provenance": provenance}
     path = out / "config.json"
     if resume and path.exists():
         _check_same(path, wanted)
@@ -197,6 +208,24 @@ def _open_directory(
     return None
 
 
+def _choose_backend(out: Path, backend: str, config: TrainConfig, device: str, resume: bool) -> str:
+    """The backend asked for, else the one that the directory's run has used, else the best."""
+    place = torch.device(device)
+    if backend == "auto" and resume:
+        try:
+            found = json.loads((out / "config.json").read_text(encoding="utf-8"))
+            backend = str(found.get("backend", backend))
+        except (OSError, ValueError, AttributeError):
+            # Absent or damaged: `_open_directory` says so.
+            pass
+    try:
+        return resolve(
+            backend, device=place, n_latents=config.n_latents, k=config.k, dtype=torch.float32
+        )
+    except KernelError as error:
+        raise SAEError(f"{error} (the run {out} has recorded its backend)") from error
+
+
 def _check_same(path: Path, wanted: dict[str, Any]) -> None:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -205,10 +234,13 @@ def _check_same(path: Path, wanted: dict[str, Any]) -> None:
         raise SAEError(
             f"{path} is damaged ({error}); use another directory or resume=False"
         ) from error
+    # A run over several ranks, or of an earlier version, may have left the backend open.
+    backends = {flat_found.get("backend", "auto"), flat_wanted["backend"]}
+    leaves_open = {"backend"} if "auto" in backends else set()
     differing = [
         f"{key}: {flat_found.get(key)!r} there, {flat_wanted.get(key)!r} asked"
         for key in sorted(flat_found.keys() | flat_wanted.keys())
-        if flat_found.get(key) != flat_wanted.get(key)
+        if flat_found.get(key) != flat_wanted.get(key) and key not in leaves_open
     ]
     if differing:
         raise SAEError(
@@ -227,7 +259,7 @@ def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     }
 
 
-def _start(batches: Batches, config: TrainConfig, device: str) -> _State:
+def _start(batches: Batches, config: TrainConfig, device: str, backend: str) -> _State:
     from interp.sae import VARIANTS
 
     if config.variant not in VARIANTS:
@@ -238,14 +270,20 @@ def _start(batches: Batches, config: TrainConfig, device: str) -> _State:
     sae.to(device)
     # One fused kernel over all parameters: 7 instead of 24 ms at 512 x 8192.
     optimizer = torch.optim.Adam(sae.parameters(), lr=config.peak_lr, betas=BETAS, fused=True)
-    return _State(sae, optimizer, torch.zeros(config.n_latents, dtype=torch.int64, device=device))
+    silent = torch.zeros(config.n_latents, dtype=torch.int64, device=device)
+    state = _State(sae, optimizer, silent, backend)
+    state.sums = state.sums.to(device)
+    return state
 
 
 def _restore(state: _State, batches: Batches, saved: dict[str, Any]) -> None:
     state.sae.load_state_dict(saved["sae"])
     restore_optimizer(state.optimizer, saved["optimizer"])
     state.silent = saved["silent"].to(state.silent.device)
-    state.step, state.seconds, state.sums = saved["step"], saved["seconds"], saved["sums"]
+    state.step, state.seconds = saved["step"], saved["seconds"]
+    sums = saved["sums"]
+    state.steps = int(sums.get("steps", 0))
+    state.sums.copy_(torch.tensor([sums.get(name, 0.0) for name in TERMS], dtype=torch.float64))
     batches.load_state_dict(saved["batches"])
 
 
@@ -254,6 +292,8 @@ def _run(
 ) -> None:
     from tqdm import tqdm
 
+    if can_fuse(state.sae):
+        state.stack = open_stack([state.sae], [state.optimizer], [state.silent])  # type: ignore[list-item]
     began = time.perf_counter() - state.seconds
     # disable=None: silent where stderr is not a terminal.
     bar = tqdm(
@@ -275,41 +315,25 @@ def _run(
 
 
 def _step(state: _State, batch: Batch, config: TrainConfig) -> None:
-    for group in state.optimizer.param_groups:
-        group["lr"] = config.lr_at(state.step)
-    x = batch.x.to(state.silent.device)
-    losses = state.sae.loss_terms(x, state.silent >= config.window)
-    loss = losses.reconstruction + config.aux_coefficient * losses.aux
-    state.optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    state.sae.before_step()
-    state.optimizer.step()
-    state.sae.after_step()
-    state.silent = torch.where(losses.code.fired(), 0, state.silent + 1)
+    x = batch.x.to(state.silent.device, non_blocking=True)
+    with using_backend(state.backend):  # type: ignore[arg-type]
+        if state.stack is not None:
+            terms = fused_step(state.stack, [x], config, state.step)
+        else:
+            terms = autograd_step(state.sae, state.optimizer, state.silent, x, config, state.step)
+    state.sums += terms[0]
+    state.steps += 1
     state.step += 1
-    _add(state.sums, losses)
-
-
-@torch.no_grad()
-def _add(sums: dict[str, float], losses: Losses) -> None:
-    terms = {
-        "steps": 1.0,
-        "fvu": float(losses.reconstruction),
-        "aux": float(losses.aux),
-        "l0": float((losses.code.values > 0).sum()) / len(losses.code.values),
-    }
-    for name, value in terms.items():
-        sums[name] = sums.get(name, 0.0) + value
 
 
 def _summary(state: _State, config: TrainConfig) -> dict[str, Any]:
     """The log line of the steps since the last one; empties the sums."""
-    count = state.sums["steps"]
-    means = {name: round(state.sums[name] / count, 6) for name in ("fvu", "aux", "l0")}
-    state.sums = {}
+    means = [round(total / state.steps, 6) for total in state.sums.tolist()]
+    state.sums.zero_()
+    state.steps = 0
     return {
         "step": state.step,
-        **means,
+        **dict(zip(TERMS, means, strict=True)),
         "dead": round(float((state.silent >= config.window).double().mean()), 6),
         "lr": config.lr_at(state.step - 1),
         "seconds": round(state.seconds, 3),
@@ -323,6 +347,6 @@ def _snapshot(state: _State, batches: Batches) -> dict[str, Any]:
         "silent": state.silent,
         "step": state.step,
         "seconds": state.seconds,
-        "sums": state.sums,
+        "sums": {"steps": float(state.steps), **dict(zip(TERMS, state.sums.tolist(), strict=True))},
         "batches": batches.state_dict(),
     }
