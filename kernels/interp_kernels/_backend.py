@@ -261,8 +261,13 @@ def check_k(op: str, k: int, n_latents: int) -> None:
 
 
 def checks_values(tensor: Tensor) -> bool:
-    """Whether values are looked at: on a CPU, or anywhere inside `checking_values`."""
-    return tensor.device.type == "cpu" or _CHECKING.get()
+    """Whether values are looked at: real ones on a CPU, or anywhere inside `checking_values`.
+
+    Traced tensors (fake, functional, meta) hold none.
+    """
+    if type(tensor) not in (Tensor, torch.nn.Parameter) or torch.compiler.is_compiling():
+        return False
+    return tensor.device.type == "cpu" or (tensor.is_cuda and _CHECKING.get())
 
 
 def check_indices(op: str, indices: Tensor, n_latents: int) -> None:

@@ -2,9 +2,12 @@
 
 A code of n rows with k active latents each is row-major: `indices[r, s]` names the latent in slot s
 of row r. Gradients of the weights are sums per *latent*, so every backward pass needs the
-transposed order: compressed sparse columns (CSC), one stable sort of the n k indices.
+transposed order: compressed sparse columns (CSC), one stable sort of the n k indices. A training
+step sorts once and hands the order to every op that takes `order`.
 
-Cost: a sort of n k integers, then one read of n k rows of d numbers and one write of m rows of d.
+indices int32 or int64; positions and offsets int64. A latent may be named by no slot or twice by
+one row. Cost: a sort of n k integers; nothing waits for the device.
+Source: Gao et al. 2024 (arXiv 2406.04093), appendix D.
 """
 
 from typing import NamedTuple
@@ -12,6 +15,8 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from interp_kernels import _backend
 
 
 class CSC(NamedTuple):
@@ -23,19 +28,38 @@ class CSC(NamedTuple):
     """[m + 1] int64."""
 
 
-def csc_from_indices(indices: Tensor, n_latents: int) -> CSC:
+def csc_from_topk_reference(indices: Tensor, n_latents: int) -> CSC:
+    """Readable twin of `csc_from_topk`: look for each latent in turn."""
+    flat = indices.flatten()
+    owned = [(flat == latent).nonzero().squeeze(1) for latent in range(n_latents)]
+    counts = torch.tensor([0, *(len(one) for one in owned)], device=flat.device)
+    return CSC(torch.cat(owned), counts.cumsum(0))
+
+
+def csc_from_topk(indices: Tensor, n_latents: int) -> CSC:
     """Sort a code's slots by latent, rows ascending within a latent.
 
     Args:
-        indices: [n, k] integer latents, each in 0..n_latents - 1.
+        indices: [n, k] int32 or int64 latents, each in 0..n_latents - 1.
         n_latents: m, the number of latents.
 
     Returns:
         The latent-major order.
+
+    Raises:
+        KernelError: indices are no integers, or (looked at on a CPU) out of range.
     """
+    _backend.check_tensors("csc_from_topk", floats={}, integers={"indices": indices})
+    _backend.check_sizes("csc_from_topk", n_latents=n_latents)
     latents, positions = indices.flatten().sort(stable=True)
+    if latents.numel() and _backend.checks_values(latents):
+        # Sorted: the two ends are the extremes.
+        _backend.check_indices("csc_from_topk", latents[:: max(1, len(latents) - 1)], n_latents)
     edges = torch.arange(n_latents + 1, device=indices.device, dtype=latents.dtype)
     return CSC(positions, torch.searchsorted(latents, edges))
+
+
+csc_from_indices = csc_from_topk
 
 
 def scatter_rows_reference(
@@ -47,7 +71,9 @@ def scatter_rows_reference(
     return dense.T @ rows
 
 
-def scatter_rows(indices: Tensor, weights: Tensor, rows: Tensor, n_latents: int) -> Tensor:
+def scatter_rows(
+    indices: Tensor, weights: Tensor, rows: Tensor, n_latents: int, order: CSC | None = None
+) -> Tensor:
     """Sum weighted rows into the latents that they activate.
 
     out[j] = sum over (r, s) with indices[r, s] = j of weights[r, s] * rows[r]
@@ -57,6 +83,7 @@ def scatter_rows(indices: Tensor, weights: Tensor, rows: Tensor, n_latents: int)
         weights: [n, k], the dtype of rows.
         rows: [n, d].
         n_latents: m.
+        order: the latent-major order of indices, where the caller has it.
 
     Returns:
         [m, d]; zero for latents that no slot names. The order of summation is fixed, so the same
@@ -64,7 +91,7 @@ def scatter_rows(indices: Tensor, weights: Tensor, rows: Tensor, n_latents: int)
     """
     if indices.numel() == 0:
         return rows.new_zeros(n_latents, rows.shape[1])
-    order = csc_from_indices(indices, n_latents)
+    order = csc_from_topk(indices, n_latents) if order is None else order
     return F.embedding_bag(
         order.positions // indices.shape[1],
         rows,
