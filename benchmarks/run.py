@@ -21,6 +21,7 @@ CASES = {
     "store": "benchmarks.store",
     "capture": "benchmarks.capture",
     "dashboard": "benchmarks.dashboard",
+    "peers": "benchmarks.peers.case",
 }
 RESULTS = Path(__file__).parent / "results"
 LIBRARIES = ("interp", "torch", "numpy", "safetensors", "pyarrow", "diffusers", "plotly", "triton")

@@ -1,0 +1,127 @@
+"""Make one virtual environment per library, and record which of them work.
+
+    python -m benchmarks.peers.setup                     # all, into ~/.cache/interp-peers
+    python -m benchmarks.peers.setup sparsify --folder DIR
+
+Packages come from wherever pip is configured to look. What fails is recorded with its reason in
+`NAME.json` beside the environment, and the others go on.
+"""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.peers.table import PEERS, TORCH, Peer
+
+# Where the environments lie; never inside the repository.
+VARIABLE = "INTERP_PEERS"
+DEFAULT = Path("~/.cache/interp-peers")
+SHOW_VERSIONS = """import importlib, json, sys
+from importlib import metadata
+importlib.import_module(sys.argv[1])
+print(json.dumps({name: metadata.version(name) for name in sys.argv[2:]}))
+"""
+
+
+def default_folder() -> Path:
+    """The folder of the environments: $INTERP_PEERS, or ~/.cache/interp-peers."""
+    return Path(os.environ.get(VARIABLE) or DEFAULT).expanduser()
+
+
+def python_of(name: str, folder: Path) -> Path:
+    """The interpreter of a library's environment."""
+    return folder / name / "bin" / "python"
+
+
+def clean(text: str) -> str:
+    """A message without addresses and folders of a machine, for results that are published."""
+    text = re.sub(r"(?:file|https?)://\S+", "<address>", text)
+    return re.sub(r"(?<![\w.<])/(?:[^\s/'\":]+/)+", "", text)
+
+
+def setup_peer(name: str, peer: Peer, folder: Path) -> dict[str, Any]:
+    """Create the environment, install, import.
+
+    Returns:
+        The record that `NAME.json` holds: name, ok, seconds, requirements, and versions or else
+        the step that failed with its reason.
+    """
+    start = time.perf_counter()
+    folder.mkdir(parents=True, exist_ok=True)
+    python = python_of(name, folder)
+    pip = [str(python), "-m", "pip"]
+    steps = [
+        ("venv", [sys.executable, "-m", "venv", str(folder / name)]),
+        ("install torch", [*pip, "install", "--quiet", "--no-input", TORCH]),
+        ("install", [*pip, "install", "--quiet", "--no-input", TORCH, *peer.requirements]),
+    ]
+    if peer.remove:
+        steps.append(("remove", [*pip, "uninstall", "--quiet", "--yes", *peer.remove]))
+    names = [one.partition("==")[0] for one in (TORCH, *peer.requirements)]
+    steps.append(("import", [str(python), "-c", SHOW_VERSIONS, peer.module, *names]))
+    record: dict[str, Any] = {"name": name, "ok": False, "requirements": [*peer.requirements]}
+    for step, command in steps:
+        done = run_command(command)
+        if done.returncode:
+            record |= {"step": step, "reason": reason(done.stderr or done.stdout)}
+            break
+    else:
+        record |= {"ok": True, "versions": json.loads(done.stdout.splitlines()[-1])}
+    record["seconds"] = round(time.perf_counter() - start, 1)
+    (folder / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
+    return record
+
+
+def run_command(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """Run one command with its output kept."""
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def reason(output: str) -> str:
+    """The line of a tool's output that says why it failed."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    errors = [line for line in lines if re.match(r"ERROR|\w*(?:Error|Exception)\b.*:", line)]
+    return clean((errors or lines or ["it said nothing"])[-1])[:300]
+
+
+def state(name: str, folder: Path) -> dict[str, Any]:
+    """The record of `setup_peer`, or one that says that it has not run."""
+    path = folder / f"{name}.json"
+    if not path.exists():
+        command = f"python -m benchmarks.peers.setup {name}"
+        return {"name": name, "ok": False, "step": "setup", "reason": f"not set up: {command}"}
+    return json.loads(path.read_text())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Set up the named libraries, or all; returns 1 where one failed."""
+    parser = argparse.ArgumentParser("python -m benchmarks.peers.setup", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(PEERS)}")
+    parser.add_argument("--folder", type=Path, default=default_folder())
+    parser.add_argument("--again", action="store_true", help="also those that already work")
+    options = parser.parse_args(arguments)
+    unknown = sorted(set(options.names) - set(PEERS))
+    if unknown:
+        parser.error(f"no library {', '.join(unknown)}; there are {', '.join(PEERS)}")
+    folder = options.folder.expanduser().absolute()
+    failed = 0
+    for name in options.names or PEERS:
+        peer, record = PEERS[name], state(name, folder)
+        fresh = record["ok"] and record["requirements"] == [*peer.requirements]
+        if options.again or not fresh:
+            record = setup_peer(name, peer, folder)
+        failed |= not record["ok"]
+        said = record["versions"] if record["ok"] else f"{record['step']}: {record['reason']}"
+        print(f"{name}: {'ok' if record['ok'] else 'failed'}, {said}")
+    return int(failed)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

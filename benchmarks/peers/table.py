@@ -1,0 +1,86 @@
+"""What is compared: libraries with pinned versions, and the rows of the tables."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+
+class Peer(NamedTuple):
+    """A library and how it is installed."""
+
+    requirements: tuple[str, ...]
+    """Exact versions, installed beside `TORCH` into an environment of its own."""
+    module: str
+    """What is imported to see that the installation works."""
+    remove: tuple[str, ...] = ()
+    """Distributions taken away again because they stop the import."""
+
+
+class Row(NamedTuple):
+    """One row of the tables."""
+
+    label: str
+    peer: str
+    """Key of PEERS, or "" for the environment of this process."""
+    adapter: str
+    """File in adapters/."""
+    options: Mapping[str, Any] = MappingProxyType({})
+    note: str = ""
+    """What a reader must know about this row."""
+    timed: bool = True
+    """Whether its speed differs from that of the other rows."""
+
+
+TORCH = "torch==2.13.0"
+
+# torchvision's ordinary wheel does not load beside a CPU build of torch, and transformers imports
+# it wherever it finds it; none of these libraries trains with it.
+PEERS = {
+    "sae-lens": Peer(("sae-lens==6.54.12",), "sae_lens", ("torchvision",)),
+    "dictionary-learning": Peer(
+        ("dictionary-learning==0.1.0",), "dictionary_learning.training", ("torchvision",)
+    ),
+    "sparsify": Peer(("eai-sparsify==1.3.3",), "sparsify", ("torchvision",)),
+    "overcomplete": Peer(
+        ("overcomplete==0.3.0", "matplotlib==3.8.4"), "overcomplete.sae", ("torchvision",)
+    ),
+    "saev": Peer(("saev==0.1.0",), "saev"),
+}
+
+OURS, REFERENCE = "interp", "torch, dense autograd"
+
+ROWS = (
+    Row(OURS, "", "interp_topk.py"),
+    Row(
+        "interp, own defaults",
+        "",
+        "interp_topk.py",
+        {"defaults": True},
+        "learning rate, warm-up and decay of TrainConfig",
+        timed=False,
+    ),
+    Row(
+        "sparsify, Adam",
+        "sparsify",
+        "sparsify_topk.py",
+        {"optimizer": "adam"},
+        "its trainer always lets the rate fall linearly to 0",
+    ),
+    Row(
+        "sparsify, signum",
+        "sparsify",
+        "sparsify_topk.py",
+        {"optimizer": "signum"},
+        "its default optimizer, with its own learning rate",
+    ),
+    Row("dictionary-learning", "dictionary-learning", "dictionary_learning_topk.py"),
+    Row("sae-lens", "sae-lens", "sae_lens_topk.py"),
+    Row(
+        "overcomplete",
+        "overcomplete",
+        "overcomplete_topk.py",
+        note="its subpackage `sae` alone where the whole does not import",
+    ),
+    Row("saev", "saev", "saev_topk.py"),
+    Row(REFERENCE, "", "dense_torch.py", note="no library: the plain reference"),
+)
