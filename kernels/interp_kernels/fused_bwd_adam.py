@@ -12,8 +12,8 @@ For each latent j with slots (r, s):
 A latent's gradients are complete inside one program, so no [m, d] gradient is written. Memory: g
 and z gathered once (2 n k d numbers), weights and moments read and written once: 24 bytes per
 parameter and 26 with a bf16 working copy, against about 54 for gradients, projection, Adam, norms
-and copies apart. `back` needs [m / 8, d] partial sums. Several autoencoders of one shape are a stack:
-parameters [S m, d], latents of number s from s m on, rows of number s from s n on.
+and copies apart. `back` needs [m / 8, d] partial sums. Several autoencoders of one shape are a
+stack: parameters [S m, d], latents of number s from s m on, rows of number s from s n on.
 
 g, z, values in one dtype (fp32, bf16, fp16), parameters and moments fp32 (all float64 off Triton),
 sums in fp32. Heavy latents are cut as in `sparse_decode_bwd`; the same bits from run to run.
@@ -21,25 +21,21 @@ Source: the derivative; fusing an optimizer into the backward pass is known from
 (FBGEMM, "table batched embeddings").
 """
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
 from interp_kernels import _backend
 from interp_kernels._backend import AotCase, KernelError, ceil_div, on_device, tl, triton
+from interp_kernels._fused_eager import Extra, Weights, dense_update, eager_update
 from interp_kernels.csc import CSC, csc_from_indices
 from interp_kernels.project_adam_renorm import (
     BETAS,
     EPS,
     _adam,
     _unit,
-    adam_,
     check_scalars,
     check_state,
     project_adam_renorm_reference,
-    project_rows_,
-    renorm_rows_,
     step_rates,
 )
 from interp_kernels.sparse_decode_bwd import (
@@ -47,39 +43,13 @@ from interp_kernels.sparse_decode_bwd import (
     _gather,
     _sum_parts,
     heavy_chunks,
-    latent_sums,
-    slot_products,
     sparse_decode_bwd_reference,
     tile,
 )
-from interp_kernels.sparse_encode_bwd import slot_sums, sparse_encode_bwd_reference
+from interp_kernels.sparse_encode_bwd import sparse_encode_bwd_reference
 
 # Latents per program: `back` then costs 1/8 of a gradient, and 16k latents still fill a GPU.
 _LATENTS = 8
-
-
-class Weights(NamedTuple):
-    """Parameters of an autoencoder (or a stack of S), or one of their moments."""
-
-    decoder: Tensor
-    """[S m, d], unit rows."""
-    encoder: Tensor
-    """[S m, d]."""
-    bias: Tensor
-    """[S m]."""
-
-
-class Extra(NamedTuple):
-    """Gradients from elsewhere (AuxK) for some latents, added before the update."""
-
-    latents: Tensor
-    """[e] int64, each latent at most once."""
-    decoder: Tensor
-    """[e, d]."""
-    encoder: Tensor
-    """[e, d], without the share of the bias: `- bias b_dec` is added here."""
-    bias: Tensor
-    """[e]; does not reach b_dec."""
 
 
 def fused_bwd_adam_reference(
@@ -275,34 +245,6 @@ def _launch(
     return back.sum(dim=1)
 
 
-def _eager(
-    grad: Tensor, z: Tensor, values: Tensor, indices: Tensor, order: CSC, weights: Weights,
-    b_dec: Tensor, extra: Extra | None, dense: bool,
-) -> tuple[list[Tensor], Tensor]:  # fmt: skip
-    """Gradients of the three parameters and `back`, with stock torch operations."""
-    wide, (members, d) = weights.bias.dtype, b_dec.shape
-    grad, z, values = grad.to(wide), z.to(wide), values.to(wide)
-    if dense:
-        code = values.new_zeros(len(values), len(weights.bias))
-        slots = (grad @ weights.decoder.T).gather(1, indices.long()).masked_fill_(values <= 0, 0)
-        d_dec = code.scatter_add_(1, indices.long(), values).T @ grad
-        code = code.zero_().scatter_add_(1, indices.long(), slots)
-        d_enc, db = code.T @ z, code.sum(dim=0)
-    else:
-        slots = slot_products(grad, indices, weights.decoder).masked_fill_(values <= 0, 0)
-        d_dec = latent_sums(grad, values, *order)
-        d_enc, db = latent_sums(z, slots, *order), slot_sums(slots, order)
-    table = weights.encoder.view(members, -1, d)
-    back = torch.bmm(db.view(members, 1, -1), table).squeeze(1)
-    if extra is not None:
-        d_dec.index_add_(0, extra.latents, extra.decoder.to(wide))
-        d_enc.index_add_(0, extra.latents, extra.encoder.to(wide))
-        db.index_add_(0, extra.latents, extra.bias.to(wide))
-    shares = db.view(members, -1, 1)
-    d_enc.view_as(table).addcmul_(shares, b_dec[:, None], value=-1)
-    return [d_dec, d_enc, db], back
-
-
 @torch.library.custom_op(
     "interp::fused_bwd_adam", mutates_args=("weights", "first", "second", "copies")
 )
@@ -334,12 +276,12 @@ def _op(
             grad, z, values, order, now, Weights(*first), Weights(*second), b_dec, rates, more,
             copies, pair, eps,
         )  # fmt: skip
-    grads, back = _eager(
-        grad, z, values, indices, order, now, b_dec, more, dense=backend == "dense"
-    )
-    project_rows_(grads[0], now.decoder)
-    adam_(weights, grads, (first, second), lr, step, pair, eps)
-    renorm_rows_(now.decoder)
+    grad, z, values = (t.to(now.bias.dtype) for t in (grad, z, values))
+    state = (now, Weights(*first), Weights(*second), b_dec, more, (lr, step, pair, eps))
+    if backend == "dense":
+        back = dense_update(grad, z, values, indices, *state)
+    else:
+        back = eager_update(grad, z, values, order, *state)
     for copy, weight in zip(copies, weights, strict=False):
         copy.copy_(weight)
     return back
