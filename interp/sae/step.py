@@ -18,6 +18,7 @@ from interp_kernels import (
     auxk,
     csc_from_indices,
     dead_update_,
+    decode_loss,
     encode_topk,
     fused_bwd_adam,
     project_adam_renorm_,
@@ -164,9 +165,7 @@ def fused_step(stack: Stack, rows: Sequence[Tensor], config: TrainConfig, step: 
     decoder, encoder = stack.copies or stack.weights[:2]
     low = z.to(encoder.dtype)
     values, indices = _encode(stack, low, encoder, bias)
-    decoded = sparse_decode(values, indices, decoder).to(z.dtype)
-    error = (z - decoded).view(members, n, -1).sub_(stack.b_dec[:, None])
-    reconstruction = torch.stack([mean_square(part) for part in error])
+    reconstruction, error = _error(stack, low, values, indices, decoder)
     aux, extra = _aux(stack, z.view(members, n, -1), error, bias, config)
     grad = error.mul_(-2 / n).view_as(z)
     back = fused_bwd_adam(
@@ -188,6 +187,20 @@ def _bias(stack: Stack) -> Tensor:
     table = stack.weights.encoder.view(len(stack.saes), -1, stack.b_dec.shape[1])
     shift = torch.bmm(table, stack.b_dec[:, :, None]).squeeze(2)
     return stack.weights.bias.view_as(shift) - shift
+
+
+def _error(
+    stack: Stack, z: Tensor, values: Tensor, indices: Tensor, decoder: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Loss [S] and error [S, n, d], z minus its reconstruction, in the dtype of the weights."""
+    members, d = stack.b_dec.shape
+    if members == 1:
+        offset = stack.b_dec[0].to(z.dtype)
+        loss, error = decode_loss(values, indices, decoder, offset, z)
+        return loss[None].to(stack.b_dec.dtype), error.to(stack.b_dec.dtype)[None]
+    decoded = sparse_decode(values, indices, decoder)
+    error = (z - decoded).to(stack.b_dec.dtype).view(members, -1, d).sub_(stack.b_dec[:, None])
+    return torch.stack([mean_square(part) for part in error]), error
 
 
 def _encode(stack: Stack, z: Tensor, encoder: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:

@@ -97,7 +97,6 @@ def dead_update_(
     _backend.check_shape(name, "indices", indices, {"n": n, "k": k})
     if not silent.is_contiguous():
         raise KernelError(f"{name}: silent has strides {silent.stride()}; it must be contiguous")
-    _backend.check_indices(name, indices, m)
     chosen = _backend.resolve(backend, device=silent.device, n_latents=m, k=1, dtype=values.dtype)
     _op(silent, values.contiguous(), indices.contiguous(), chosen)
 

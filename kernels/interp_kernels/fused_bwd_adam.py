@@ -35,6 +35,7 @@ from interp_kernels.project_adam_renorm import (
     _unit,
     check_scalars,
     check_state,
+    check_step,
     project_adam_renorm_reference,
     step_rates,
 )
@@ -141,6 +142,22 @@ def _update_row(
 
 
 @triton.jit
+def _add_extra(
+    slots_ptr, decoder_ptr, encoder_ptr, bias_ptr, latent, decoder, encoder, bias, D,
+    BD: tl.constexpr,
+):  # fmt: skip
+    """The gradients of one latent and what comes from elsewhere, where something does."""
+    extra = tl.load(slots_ptr + latent).to(tl.int64)
+    if extra >= 0:
+        columns = tl.arange(0, BD)
+        at = extra * D + columns
+        decoder += tl.load(decoder_ptr + at, mask=columns < D, other=0.0)
+        encoder += tl.load(encoder_ptr + at, mask=columns < D, other=0.0)
+        bias += tl.load(bias_ptr + extra)
+    return decoder, encoder, bias
+
+
+@triton.jit
 def _fused_kernel(
     grad_ptr, z_ptr, values_ptr, positions_ptr, offsets_ptr, starts_ptr,
     d_decoder_ptr, d_encoder_ptr, d_bias_ptr,
@@ -178,16 +195,10 @@ def _fused_kernel(
             weight = tl.load(encoder_ptr + at, mask=mask, other=0.0)
             back += d_bias * weight
             if EXTRA:
-                extra = tl.load(extra_slots_ptr + latent)
-                has = extra >= 0
-                e = tl.maximum(extra, 0).to(tl.int64)
-                d_decoder += tl.load(
-                    extra_decoder_ptr + e * D + columns, mask=mask & has, other=0.0
-                )
-                d_encoder += tl.load(
-                    extra_encoder_ptr + e * D + columns, mask=mask & has, other=0.0
-                )
-                d_bias += tl.load(extra_bias_ptr + e, mask=has, other=0.0)
+                d_decoder, d_encoder, d_bias = _add_extra(
+                    extra_slots_ptr, extra_decoder_ptr, extra_encoder_ptr, extra_bias_ptr, latent,
+                    d_decoder, d_encoder, d_bias, D, BD,
+                )  # fmt: skip
             d_encoder -= d_bias * b_dec
             _update_row(
                 decoder_ptr, decoder_avg_ptr, decoder_sq_ptr, decoder_copy_ptr, rates_ptr, at, mask,
@@ -268,6 +279,7 @@ def _op(
     backend: str,
 ) -> Tensor:
     _backend.check_indices("fused_bwd_adam", indices, len(weights[0]))
+    check_step("fused_bwd_adam", step)
     order, more = CSC(positions, offsets), Extra(*extra) if extra else None
     now, pair = Weights(*weights), (betas[0], betas[1])
     if backend == "triton":
@@ -385,7 +397,6 @@ def _check(
         raise KernelError(
             f"{name}: grad is on {grad.device}, the weights on {weights.bias.device}; move one"
         )
-    _backend.check_indices(name, indices, m)
     chosen = _backend.resolve(
         backend, device=grad.device, n_latents=m // len(b_dec), k=k, dtype=grad.dtype
     )

@@ -170,6 +170,7 @@ def _op(
     eps: float,
     backend: str,
 ) -> None:
+    check_step("project_adam_renorm_", step)
     if backend == "triton":
         m, d = weight.shape
         columns = power_of_two(d, low=16)
@@ -235,7 +236,15 @@ def check_scalars(op: str, lr: Tensor, step: Tensor, lead: Tensor) -> None:
                 f"{op}: {name} is {tensor.dtype} {list(tensor.shape)} on {tensor.device}, expected "
                 f"float32 [] on {lead.device}"
             )
-    if step.device.type == "cpu" and not float(step) >= 1:
+
+
+def check_step(op: str, step: Tensor) -> None:
+    """Refuse a step number below 1; called inside an op, where tensors hold values.
+
+    Raises:
+        KernelError: with the number.
+    """
+    if _backend.checks_values(step) and not float(step) >= 1:
         raise KernelError(f"{op}: step = {float(step)}, the first step is 1")
 
 

@@ -329,7 +329,6 @@ def sparse_decode_bwd(
     _backend.check_shape(name, "grad", grad, {"n": n, "d": d})
     _backend.check_shape(name, "indices", indices, {"n": n, "k": k})
     _backend.check_sizes(name, k=k)
-    _backend.check_indices(name, indices, m)
     chosen = _backend.resolve(backend, device=grad.device, n_latents=m, k=k, dtype=grad.dtype)
     order = csc_from_indices(indices, m) if order is None else order
     grad, values, indices, weight = (t.contiguous() for t in (grad, values, indices, weight))

@@ -212,7 +212,6 @@ def sparse_encode_bwd(
     _backend.check_sizes(name, n_latents=n_latents, d=d, k=k)
     _backend.check_shape(name, "grad_values", grad_values, {"n": n, "k": k})
     _backend.check_shape(name, "indices", indices, {"n": n, "k": k})
-    _backend.check_indices(name, indices, n_latents)
     chosen = _backend.resolve(backend, device=x.device, n_latents=n_latents, k=k, dtype=x.dtype)
     order = csc_from_indices(indices, n_latents) if order is None else order
     slots, values, indices, x = (t.contiguous() for t in (grad_values, values, indices, x))
