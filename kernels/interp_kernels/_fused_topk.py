@@ -72,16 +72,22 @@ def _tile_kernel(
             x, w = x.to(tl.float32), w.to(tl.float32)
         total = tl.dot(x, tl.trans(w), total, input_precision="ieee")
     bias = tl.load(bias_ptr + columns, mask=columns < M, other=0.0).to(tl.float32)
-    keys = _pack(_ordered(total + bias[None, :]), columns[None, :])
+    scores = _ordered(total + bias[None, :])
     allowed = (columns < M)[None, :] & (rows < N)[:, None]
     if HAS_GROUPS:
         own = tl.load(own_ptr + rows, mask=rows < N, other=0)
         other = tl.load(other_ptr + columns, mask=columns < M, other=0)
         allowed = allowed & (own[:, None] != other[None, :])
-    keys = tl.where(allowed, keys, LOWEST)
-    best = tl.topk(keys, KEEP)
-    place = (rows.to(tl.int64) * TILES + tl.program_id(1))[:, None] * KEEP
-    tl.store(keys_ptr + place + tl.arange(0, KEEP)[None, :], best, mask=(rows < N)[:, None])
+    # No number has this score: it would be a NaN, and those are the largest.
+    scores = tl.where(allowed, scores, -2147483648)
+    place = keys_ptr + (rows.to(tl.int64) * TILES + tl.program_id(1)) * KEEP
+    for i in range(KEEP):
+        best = tl.max(scores, axis=1)
+        first = tl.where(scores == best[:, None], columns[None, :], 0x7FFFFFFF)
+        column = tl.min(first, axis=1)
+        key = tl.where(best == -2147483648, LOWEST, _pack(best, column))
+        tl.store(place + i, key, mask=rows < N)
+        scores = tl.where(columns[None, :] == column[:, None], -2147483648, scores)
 
 
 @triton.jit
