@@ -27,6 +27,7 @@ _ASSETS = Path(__file__).parent / "assets"
 # Order of the page's classic scripts: each may use what stands before it.
 SCRIPTS = (
     "core.js",
+    "glossary.js",
     "colors.js",
     "state.js",
     "charts.js",
@@ -35,15 +36,17 @@ SCRIPTS = (
     "map.js",
     "list.js",
     "browse.js",
+    "gallery.js",
     "feature.js",
     "panels.js",
+    "quality.js",
     "overview.js",
     "matrix.js",
     "pair.js",
     "compare.js",
     "main.js",
 )
-STYLES = ("base.css", "pages.css", "feature.css", "compare.css", "narrow.css")
+STYLES = ("base.css", "controls.css", "pages.css", "feature.css", "compare.css", "narrow.css")
 _MARK = '<meta name="generator" content="interp dashboard">'
 _BUNDLE = "bundle"
 
@@ -197,6 +200,8 @@ def _write_alignments(alignments: Sequence[Any], data: Path) -> list[dict[str, A
         {
             "sample_set": alignment.sample_set,
             "n": plain(records.read(alignment, "n")),
+            "n_permutations": plain(records.read(alignment, "n_permutations")),
+            "n_families": len(records.read(alignment, "families", ())),
             "strongest": records.strongest(alignment),
         }
         for alignment in alignments

@@ -7,8 +7,22 @@ from typing import Any
 import pytest
 
 from interp.dashboards import build_dashboard
-from tests.dashboards.pages import ARGUMENTS, CHROMIUM, DRIVER, ISOLATED, WAIT, Visit
-from tests.dashboards.synthetic import SyntheticStore, edited, features
+from tests.dashboards.pages import (
+    ARGUMENTS,
+    CHROMIUM,
+    DRIVER,
+    FEW_ROWS,
+    ISOLATED,
+    WAIT,
+    Visit,
+)
+from tests.dashboards.synthetic import (
+    SyntheticStore,
+    edited,
+    evaluation,
+    features,
+    with_few_rows,
+)
 from tests.dashboards.synthetic_alignment import alignment
 
 
@@ -16,6 +30,7 @@ from tests.dashboards.synthetic_alignment import alignment
 def bundle(tmp_path_factory) -> Path:
     store, vectors = SyntheticStore(n=64), SyntheticStore(hash="feedbeef0001", n=48)
     one = features(200, store=store)
+    one = with_few_rows(one, FEW_ROWS, 11)
     umap = one.umap.copy()
     umap[ISOLATED] = (40, 40)
     hostile = SyntheticStore(hash="badbadbad001", n=48, hostile=True)
@@ -29,7 +44,7 @@ def bundle(tmp_path_factory) -> Path:
         found,
         [store, vectors, hostile],
         alignments=[alignment(n_blocks=4), alignment(n_blocks=3, sample_set="samples")],
-        evaluations=[{"fvu": 0.2, "l0": 32.0}, None, None],
+        evaluations=[evaluation(), None, None],
         cards=[{"name": "zoo:gan", "verdict": {"undertrained": True, "reasons": ["far off"]}}],
         notes=["One note, <b>verbatim</b>."],
     )

@@ -17,6 +17,8 @@ ARGUMENTS = (
 # The software renderer of a machine without a GPU reports its slowness as a warning.
 DRIVER = re.compile(r"GL Driver Message|GPU stall|swiftshader|SwiftShader")
 ISOLATED = 37
+# A latent that is active on eleven rows.
+FEW_ROWS = 21
 WAIT = 30_000
 
 

@@ -197,6 +197,39 @@ def _umap(rng, home, dead) -> np.ndarray:
     return xy
 
 
+def with_few_rows(one: Features, latent: int, n: int) -> Features:
+    """`latent` active on `n` rows of one histogram bin, which fill all its examples, repeated."""
+    changes = {name: getattr(one, name).copy() for name in ("density", "histogram", "example_row")}
+    changes["density"][latent] = n / one.n_rows
+    changes["histogram"][latent] = 0
+    changes["histogram"][latent, 24] = n
+    changes["example_row"][latent] = np.arange(one.example_row.shape[1]) % n
+    return edited(one, **changes)
+
+
+def evaluation() -> dict[str, Any]:
+    """An SAE that k-sparse PCA beats, at three noise levels."""
+    baselines = (
+        ("sae", 0.21, "training rows"),
+        ("k-sparse PCA", 0.18, "the judged rows"),
+        ("random dictionary", 0.6, "the mean of other rows"),
+    )
+    return {
+        "fvu": 0.2,
+        "l0": 32.0,
+        "n_rows": 100_000,
+        "n_generations": 64,
+        "severity": 1.5,
+        "baselines": [
+            {"name": name, "fvu": fvu, "k": 32, "fitted_on": rows} for name, fvu, rows in baselines
+        ],
+        "per_call": [
+            {"call": i, "log_snr": snr, "fvu": 0.25 + 0.01 * i, "l0": 32.0}
+            for i, snr in enumerate((2.0, 0.0, -2.0))
+        ],
+    }
+
+
 def edited(features: Features, **changes: Any) -> Features:
     """The same features with some fields replaced."""
     return replace(features, **changes)

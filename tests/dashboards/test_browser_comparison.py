@@ -42,7 +42,7 @@ def test_clicking_a_cell_opens_the_pair_and_changes_the_address(visit, bundle):
     page.wait_for_function("location.hash.includes('cell=2%2C10')")
     cell = alignment(n_blocks=4).cell(2, 10, "cka")
     page.wait_for_selector(f"#detail .big:has-text('{cell.comparison.value:.3f}')")
-    assert "mutual_knn" in page.locator("#detail").inner_text()
+    assert "mutual k-NN" in page.locator("#detail").inner_text()
     page.wait_for_selector(".compare .chart .main-svg")
 
 

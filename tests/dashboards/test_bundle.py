@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from interp.dashboards import build_dashboard
+from interp.dashboards import build_dashboard, bundle
 from interp.dashboards.encode import array_record, plain, to_script_json
 from interp.dashboards.shards import category_summary, highlights, previews, quantize
 from interp.errors import InputError
@@ -269,3 +269,16 @@ def test_the_bundle_names_no_other_host(tmp_path):
         if path.is_file() and path.suffix != ".webp" and path.name != "plotly.min.js":
             hosts = re.findall(r"(?:https?:)?//[a-z0-9.-]+\.[a-z]{2,}", path.read_text())
             assert not [host for host in hosts if "www.w3.org" not in host], path.name
+
+
+def test_every_asset_is_used_and_has_at_most_400_lines():
+    folder = Path(bundle.__file__).parent / "assets"
+    assert {p.name for p in folder.iterdir()} == {*bundle.SCRIPTS, *bundle.STYLES, "index.html"}
+    lengths = {p.name: len(p.read_text().splitlines()) for p in folder.iterdir()}
+    assert not {name: n for name, n in lengths.items() if n > 400}
+
+
+def test_the_page_knows_how_many_permutations_and_families_bound_its_p(tmp_path):
+    build_dashboard(tmp_path, alignments=[alignment()])
+    found = payload(tmp_path / "bundle/data/meta.js")["alignments"][0]
+    assert (found["n_permutations"], found["n_families"]) == (200, 6)

@@ -3,7 +3,8 @@
 
 INTERP.browse = (function () {
   const { el, number, percent } = INTERP;
-  const { stat, debounce, toggle, select, table } = INTERP.controls;
+  const { stat, debounce, toggle, select } = INTERP.controls;
+  const { text } = INTERP.glossary;
 
   function stats(sae) {
     const evaluation = sae.evaluation || {};
@@ -16,62 +17,19 @@ INTERP.browse = (function () {
         percent(sae.n_dead / sae.n_latents),
         "share of latents that never fired on the described rows",
       ),
+      stat("FVU", INTERP.fixed(evaluation.fvu), text("FVU") + "; on all held-out rows"),
       stat(
-        "FVU",
-        INTERP.fixed(evaluation.fvu),
-        "fraction of variance unexplained, on held-out rows",
+        "Best baseline",
+        INTERP.quality.besideText(evaluation),
+        INTERP.quality.besideTitle(evaluation),
       ),
-      stat("L0", number(evaluation.l0), "active latents per row"),
+      stat("L0", number(evaluation.l0), text("L0")),
       stat(
         "Damage",
         sae.substitution ? INTERP.fixed(sae.substitution.damage) : "–",
-        "image damage when the reconstruction replaces the activations: 0 is no edit, 1 is mean ablation",
+        text("damage"),
       ),
-      stat("Rows", number(sae.n_rows), "rows described"),
-    );
-  }
-
-  const CALLS = [
-    ["Call", "", true],
-    ["log-SNR", "nats", true],
-    ["FVU", "", true],
-    ["L0", "", true],
-  ];
-  const CODES = [["Code"], ["k", "coefficients per row", true], ["FVU", "", true]];
-
-  function line(texts, leading) {
-    const cells = texts.map((text, i) => el("td", { class: i < leading ? "" : "num", text }));
-    return el("tr", {}, cells);
-  }
-
-  /* How good the SAE is beside baselines, and at each noise level. */
-  function quality({ evaluation, substitution }, open) {
-    if (!evaluation) return null;
-    const beside = (evaluation.baselines || []).map((one) =>
-      line([one.name, number(one.k), INTERP.fixed(one.fvu)], 1),
-    );
-    const calls = (evaluation.per_call || []).map((one) =>
-      line([one.call, INTERP.fixed(one.log_snr, 1), INTERP.fixed(one.fvu), number(one.l0)], 0),
-    );
-    if (!beside.length && calls.length < 2) return null;
-    const facts = INTERP.controls.facts([
-      ["held-out rows", number(evaluation.n_rows)],
-      ["held-out generations", number(evaluation.n_generations)],
-      ["||mean|| / ||std||", number(evaluation.severity)],
-      ["damage", substitution && INTERP.overview.damageText(substitution)],
-      ["distance", substitution && substitution.distance],
-    ]);
-    return el(
-      "details",
-      { class: "panel provenance", open },
-      el("summary", { text: "Quality beside baselines and by noise level" }),
-      el(
-        "div",
-        { class: "quality" },
-        beside.length ? table(CODES, beside, "Baselines") : null,
-        calls.length > 1 ? table(CALLS, calls, "By call") : null,
-        facts,
-      ),
+      stat("Rows", number(sae.n_rows), text("row")),
     );
   }
 
@@ -91,8 +49,8 @@ INTERP.browse = (function () {
       { class: "filters", role: "search" },
       box,
       sae.categories.length ? select("Category", "cat", categories, params.cat) : null,
-      toggle("dense", "dense", params),
-      toggle("dead", "dead", params),
+      toggle("dense", "dense", params, "show latents that are dense: " + text("dense")),
+      toggle("dead", "dead", params, "show latents that are dead: " + text("dead")),
       params.box
         ? el(
             "button",
@@ -113,6 +71,7 @@ INTERP.browse = (function () {
         {},
         sae.point.name,
         sae.undertrained ? el("span", { class: "badge warn", text: "UNDERTRAINED" }) : null,
+        INTERP.quality.beatenBadge(sae.evaluation),
       ),
       el("p", { class: "sub", text: describe(sae) }),
       sae.notes.length ? el("p", { class: "note", text: sae.notes.join("; ") + "." }) : null,
@@ -159,7 +118,7 @@ INTERP.browse = (function () {
           el("div", { class: "panel table-panel" }, filters(sae, state.params), count, list),
           aside,
         ),
-        quality(sae, main.querySelector("details.provenance")?.open),
+        INTERP.quality.panel(sae, main.querySelector(".quality-panel")?.open ?? true),
       ),
     );
     list.refresh();

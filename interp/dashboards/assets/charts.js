@@ -109,6 +109,33 @@ INTERP.charts = (function () {
     };
   }
 
+  const MOST_TICKS = 7;
+
+  const tickLabel = (value) =>
+    value >= 1e-3 && value < 1e5
+      ? String(Number(value.toPrecision(2)))
+      : INTERP.number(value).replace(/\.0e/, "e");
+
+  /* Ticks of a logarithmic axis from 10^low to 10^high: decades; 1, 2, 5 or all digits where the
+     axis is shorter; the two ends where even those are too few. Never fewer than two labels. */
+  function logTicks(low, high) {
+    const decades = [];
+    for (let d = Math.floor(low); d <= Math.ceil(high); d++) decades.push(d);
+    const step = Math.max(1, Math.ceil((high - low) / MOST_TICKS));
+    const shown = (digits) =>
+      decades
+        .flatMap((d) => digits.map((digit) => Number(digit + "e" + d)))
+        .filter((v) => Math.log10(v) >= low - 1e-9 && Math.log10(v) <= high + 1e-9);
+    const tries = [
+      shown([1]).filter((v) => Math.round(Math.log10(v)) % step === 0),
+      shown([1, 2, 5]),
+      shown([1, 2, 3, 4, 5, 6, 7, 8, 9]),
+    ];
+    const tickvals = tries.find((values) => values.length >= 3) ||
+      tries.find((values) => values.length >= 2) || [10 ** low, 10 ** high];
+    return { tickvals, ticktext: tickvals.map(tickLabel) };
+  }
+
   function layout(extra) {
     const ink = INTERP.colors.token("ink-2");
     return {
@@ -141,5 +168,5 @@ INTERP.charts = (function () {
     return node;
   }
 
-  return { draw, later, place, sweep, axis, escape, short };
+  return { draw, later, place, sweep, axis, logTicks, escape, short };
 })();

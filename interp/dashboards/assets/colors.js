@@ -3,7 +3,7 @@
 
 INTERP.colors = (function () {
   const ANCHORS = {
-    orchid: "fbd9f2 f5a9e2 e970d0 d23dbf a51ca4 70107c 3c0a52",
+    orchid: "f9bdec f08fdd e55fce d733c0 c012b4 a305a3 86008f",
     ember: "ffd9a8 ffb870 f98f45 e8622a c63c1f 941f1f 5c1020",
     viridis: "440154 472d7b 3b528b 2c728e 21918c 28ae80 5ec962 addc30 fde725",
     cividis: "00224e 123570 3b496c 575d6d 707173 8a8678 a59c74 c3b369 e1cc55 fee838",

@@ -10,41 +10,55 @@ INTERP.compare = (function () {
     ["difference", "minus untrained twin"],
   ];
 
+  /* The scale ends at the largest value between different models; within one, values may lie
+     beyond it. low and high say whether any shown cell does. */
   function range(data, lookup, rows, columns, by) {
-    let most = 0;
+    const out = { most: 0, low: false, high: false };
+    const all = [];
     for (const i of rows)
       for (const j of columns) {
-        const cell = data.layers[i].model === data.layers[j].model ? null : lookup(i, j);
-        if (cell && cell[by] !== null) most = Math.max(most, Math.abs(cell[by]));
+        const cell = lookup(i, j);
+        if (!cell || cell[by] === null) continue;
+        all.push(cell[by]);
+        if (data.layers[i].model !== data.layers[j].model)
+          out.most = Math.max(out.most, Math.abs(cell[by]));
       }
-    return most || 1;
+    out.most = out.most || 1;
+    const bottom = by === "difference" ? -out.most : 0;
+    out.low = all.some((value) => value < bottom - 5e-3);
+    out.high = all.some((value) => value > out.most + 5e-3);
+    return out;
   }
 
   function painter(data, lookup, rows, columns, by) {
-    const most = range(data, lookup, rows, columns, by);
+    const limits = range(data, lookup, rows, columns, by);
+    const { most } = limits;
     const empty = INTERP.colors.token("empty");
     const unit = (value) => (by === "difference" ? 0.5 + value / (2 * most) : value / most);
     const color = (cell) =>
       cell[by] === null
         ? empty
         : INTERP.colors.css(by === "difference" ? "diverging" : "viridis", unit(cell[by]));
-    return { color, legend: legend(by, most) };
+    return { color, legend: legend(by, limits) };
   }
 
-  function legend(by, most) {
+  function legend(by, { most, low, high }) {
     const map = by === "difference" ? "diverging" : "viridis";
     const stops = Array.from({ length: 9 }, (_, i) => INTERP.colors.css(map, i / 8)).join(",");
-    const low = by === "difference" ? fixed(-most, 2) : "0";
+    const bottom = by === "difference" ? fixed(-most, 2) : "0";
+    const note = BY.find((entry) => entry[0] === by)[1];
     return el(
       "div",
       { class: "legend" },
-      el("span", { text: low }),
+      el("span", { text: (low ? "≤ " : "") + bottom }),
       el("i", {
         style: { background: "linear-gradient(to right," + stops + ")" },
         "aria-hidden": "true",
       }),
-      el("span", { text: by === "z" ? fixed(most, 0) : fixed(most, 2) }),
-      el("small", { text: BY.find((entry) => entry[0] === by)[1] }),
+      el("span", { text: (high ? "≥ " : "") + fixed(most, by === "z" ? 0 : 2) }),
+      el("small", {
+        text: note + (high ? "; ends at the largest between different models" : ""),
+      }),
     );
   }
 
@@ -56,16 +70,17 @@ INTERP.compare = (function () {
     return el(
       "section",
       { class: "panel" },
-      el("div", { class: "panel-head" }, el("h2", { text: "Best layers" })),
+      el(
+        "div",
+        { class: "panel-head" },
+        el("h2", { text: "Largest z over the null, per pair of models" }),
+      ),
       INTERP.controls.table(
         INTERP.overview.ALIGNMENT_HEADINGS,
         rows.map((cell) => INTERP.overview.strongestRow(cell, state.alignment)),
-        "Best layers",
+        "Largest z over the null, per pair of models",
       ),
-      el("p", {
-        class: "note",
-        text: "For each pair of models, the cell with the largest z. It was chosen after looking at all of them (last column): the maximum of many cells is high even when none is special, and the interval does not know of the choice. Read the difference to the untrained twins first.",
-      }),
+      INTERP.overview.caveat(meta.alignments[state.alignment]),
     );
   }
 
@@ -98,7 +113,7 @@ INTERP.compare = (function () {
       select(
         "Measure",
         "measure",
-        data.measures.map((name) => [name, name]),
+        data.measures.map((name) => [name, INTERP.glossary.measure(name)]),
         measure,
       ),
       select("Rows", "a", models, params.a),
@@ -171,7 +186,7 @@ INTERP.compare = (function () {
         el(
           "div",
           { class: "split" },
-          el("div", { class: "panel" }, look.legend, matrix),
+          el("div", { class: "panel" }, look.legend, matrix, levelNote(data)),
           detail(data, pair, measure),
         ),
         curve,
@@ -181,6 +196,13 @@ INTERP.compare = (function () {
     );
     matrix.paint();
   }
+
+  function levelNote(data) {
+    if (!data.layers.some((layer) => known(layer.log_snr))) return null;
+    return el("p", { class: "note", text: "@: log-SNR of the noise level, in nats; −2 is mostly noise." });
+  }
+
+  const known = (value) => value !== null && value !== undefined;
 
   /* The pair in the link; without one, the strongest of this measure. */
   function chosen(meta, data, state, measure) {

@@ -21,14 +21,14 @@ INTERP.controls = (function () {
     };
   }
 
-  function toggle(label, name, params) {
+  function toggle(label, name, params, title) {
     const input = el("input", {
       type: "checkbox",
       name,
       onchange: (event) => INTERP.state.set({ [name]: event.target.checked ? "1" : "0" }, true),
     });
     input.checked = params[name] === "1";
-    return el("label", { class: "check" }, input, label);
+    return el("label", { class: "check", title }, input, label);
   }
 
   function select(label, name, options, value) {
@@ -86,8 +86,9 @@ INTERP.controls = (function () {
     );
   }
 
+  // Columns of the class "minor" leave on narrow pages; what still does not fit can be scrolled to.
   function table(headings, rows, label) {
-    return el(
+    const scroll = el(
       "div",
       { class: "table-scroll", tabindex: "0", role: "region", "aria-label": label },
       el(
@@ -99,14 +100,27 @@ INTERP.controls = (function () {
           el(
             "tr",
             {},
-            headings.map(([text, title, numeric]) =>
-              el("th", { scope: "col", text, title: title || "", class: numeric ? "num" : "" }),
+            headings.map(([text, title, numeric, minor]) =>
+              el("th", {
+                scope: "col",
+                text,
+                title: title || "",
+                class: (numeric ? "num" : "") + (minor ? " minor" : ""),
+              }),
             ),
           ),
         ),
         el("tbody", {}, rows),
       ),
     );
+    const box = el("div", { class: "table-box" }, scroll);
+    const cue = () => {
+      const left = scroll.scrollWidth - scroll.clientWidth - scroll.scrollLeft;
+      box.classList.toggle("more", left > 2);
+    };
+    scroll.addEventListener("scroll", cue, { passive: true });
+    new ResizeObserver(cue).observe(scroll);
+    return box;
   }
 
   function facts(entries) {

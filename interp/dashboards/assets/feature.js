@@ -1,16 +1,10 @@
-/* The page of one latent: pictures grouped top, quantiles, random, with adjustable overlays. */
+/* The page of one latent: its head, its pictures, its charts, and the way to the next one. */
 "use strict";
 
 INTERP.feature = (function () {
   const { el, number, percent } = INTERP;
-  const { select, slider, segmented, stat } = INTERP.controls;
-  const KINDS = { top: 0, quantile: 1, random: 2 };
-  const SIZES = [
-    ["72", "small"],
-    ["112", "medium"],
-    ["168", "large"],
-  ];
-  const GAP = 10;
+  const { stat } = INTERP.controls;
+  const { text: word } = INTERP.glossary;
   // What the page shows now; keyboard steps and slider moves reuse it.
   let shown = null;
 
@@ -34,135 +28,6 @@ INTERP.feature = (function () {
     return snr === null || snr === undefined
       ? "call " + call
       : "call " + call + ", log-SNR " + INTERP.fixed(snr, 1);
-  }
-
-  function card(context, example) {
-    const { sae, store, latent } = context;
-    const generation = latent.generation[example];
-    const info = INTERP.generationInfo(store, generation);
-    const value = number(latent.value[example]);
-    const call = callText(sae, latent.call[example]);
-    const image = el("img", {
-      src: INTERP.imageUrl(sae.store.key, generation),
-      decoding: "async",
-      class: store.size[0] <= 64 ? "pixelated" : "",
-      alt: info.text + "; activation " + value + (call ? "; " + call : ""),
-    });
-    const canvas = latent.maps
-      ? el("canvas", { "data-example": example, "aria-hidden": "true" })
-      : null;
-    const open = () => INTERP.panels.zoom(context, example);
-    return el(
-      "figure",
-      { class: "card", "data-row": latent.row[example] },
-      el(
-        "button",
-        {
-          type: "button",
-          class: "picture",
-          title: info.text,
-          onclick: open,
-          style: { aspectRatio: store.size[1] + " / " + store.size[0] },
-        },
-        image,
-        canvas,
-      ),
-      el("figcaption", {}, el("b", { text: value }), el("span", { text: info.text })),
-    );
-  }
-
-  function group(context, title, note, examples) {
-    if (!examples.length) return null;
-    return el(
-      "section",
-      { class: "group", style: { "--count": examples.length } },
-      el("h3", {}, title, el("small", { text: note })),
-      el(
-        "div",
-        { class: "grid" },
-        examples.map((example) => card(context, example)),
-      ),
-    );
-  }
-
-  function examplesOf(latent, kind, bin) {
-    const found = [];
-    for (let i = 0; i < latent.row.length; i++) {
-      if (
-        latent.row[i] >= 0 &&
-        latent.kind[i] === KINDS[kind] &&
-        (bin === undefined || latent.bin[i] === bin)
-      )
-        found.push(i);
-    }
-    return found;
-  }
-
-  function gallery(context) {
-    const { latent } = context;
-    const bins = [...new Set(examplesOf(latent, "quantile").map((i) => latent.bin[i]))].sort(
-      (a, b) => b - a,
-    );
-    const n = Math.max(...bins, 0) + 1;
-    const groups = [
-      group(context, "Top", "largest activations", examplesOf(latent, "top")),
-      ...bins.map((bin) =>
-        group(
-          context,
-          "Quantile " + (bin + 1) + " of " + n,
-          "",
-          examplesOf(latent, "quantile", bin),
-        ),
-      ),
-      group(context, "Random", "any row on which it is active", examplesOf(latent, "random")),
-    ].filter(Boolean);
-    if (!groups.length)
-      return el("p", {
-        class: "empty",
-        text: "This latent never fired on the described rows, so there is no picture to show.",
-      });
-    return el("div", { class: "gallery" }, groups);
-  }
-
-  function toolbar(context, params) {
-    const share = (value) => Math.round(100 * value) + " %";
-    const maps = INTERP.colors.OVERLAYS.map((name) => [name, name]);
-    const controls = context.latent.maps
-      ? [
-          segmented(
-            "Overlay",
-            "map",
-            [
-              ["1", "overlay"],
-              ["0", "image"],
-            ],
-            params,
-          ),
-          slider("Opacity", "opacity", 1, params, share),
-          slider("Threshold", "threshold", 0.95, params, share),
-          select("Colors", "cmap", maps, params.cmap),
-          segmented(
-            "Interpolation",
-            "interp",
-            [
-              ["bilinear", "smooth"],
-              ["nearest", "cells"],
-            ],
-            params,
-          ),
-        ]
-      : [
-          el("span", {
-            class: "note",
-            text: "A vector point has no positions, so there is no map: pictures only.",
-          }),
-        ];
-    return el(
-      "div",
-      { class: "toolbar" },
-      controls,
-      segmented("Picture size", "size", SIZES, params),
-    );
   }
 
   function header(context, ids) {
@@ -205,12 +70,12 @@ INTERP.feature = (function () {
           {},
           "Latent ",
           String(id),
-          INTERP.list.badges(table, id),
+          INTERP.list.badges(sae, table, id),
           category
             ? el("span", {
                 class: "badge soft",
                 text: category + " " + Math.round(100 * table.share[id]) + " %",
-                title: "top category and its share of the category profile",
+                title: word("top category"),
               })
             : null,
           sae.undertrained ? el("span", { class: "badge warn", text: "UNDERTRAINED" }) : null,
@@ -219,14 +84,15 @@ INTERP.feature = (function () {
       el(
         "dl",
         { class: "stats" },
-        stat("Density", percent(table.density[id]), "share of rows on which the latent is active"),
+        stat("Density", percent(table.density[id]), word("density")),
+        stat("Active rows", number(INTERP.list.activeRows(sae, table, id)), word("row")),
         stat("Max", number(table.max[id]), "largest activation"),
         stat("Mean", number(table.mean[id]), "mean activation where active"),
         table.entropy
           ? stat(
               "Entropy",
               INTERP.fixed(table.entropy[id], 2) + " bit",
-              "entropy of the category profile",
+              word("entropy"),
             )
           : null,
       ),
@@ -283,36 +149,15 @@ INTERP.feature = (function () {
     if (next.found) INTERP.state.go({ view: "feature", sae: sae.index, feature: next.id });
   }
 
-  /* The card size nearest above `size` at which whole cards fill the width: all groups share one grid. */
-  function fitCards(size) {
-    const box = document.querySelector(".gallery");
-    if (!box) return;
-    const count = Math.max(2, Math.floor((box.clientWidth + GAP) / (size + GAP)));
-    box.style.setProperty(
-      "--card",
-      Math.floor(((box.clientWidth + GAP) / count - GAP) * 10) / 10 + "px",
-    );
-  }
-
   function drawOverlays() {
     if (!shown) return;
     const { latent } = shown.context;
     const params = INTERP.state.current().params;
-    const look = INTERP.overlay.options(params);
-    fitCards(Number(params.size));
+    INTERP.gallery.draw(latent, params);
     // Links made earlier carry the look of then; the next latent should keep the look of now.
     for (const anchor of document.querySelectorAll("a[data-id]")) {
       const feature = Number(anchor.dataset.id);
       anchor.href = INTERP.state.link({ view: "feature", sae: shown.context.sae.index, feature });
-    }
-    for (const canvas of document.querySelectorAll("canvas[data-example]")) {
-      INTERP.overlay.draw(
-        canvas,
-        latent.map(Number(canvas.dataset.example)),
-        latent.h,
-        latent.w,
-        look,
-      );
     }
   }
 
@@ -335,6 +180,7 @@ INTERP.feature = (function () {
       throw new Error(
         "Latent " + id + " does not exist; this SAE has latents 0 to " + (sae.n_latents - 1) + ".",
       );
+    ahead(sae, table, id);
     const shard = await INTERP.load(shardKey(sae, id));
     if (INTERP.state.current().feature !== id) return;
     const latent = pick(sae, shard, id);
@@ -348,7 +194,7 @@ INTERP.feature = (function () {
       el(
         "div",
         { class: "columns" },
-        el("div", { class: "gallery-box panel" }, toolbar(context, state.params), gallery(context)),
+        el("div", { class: "gallery-box panel" }, INTERP.gallery.toolbar(context, state.params), INTERP.gallery.create(context)),
         el("div", { class: "charts" }, INTERP.panels.charts(context, ids, state.params)),
       ),
       INTERP.panels.neighbors(context),
@@ -363,6 +209,23 @@ INTERP.feature = (function () {
 
   const shardKey = (sae, id) =>
     "sae" + sae.index + "/shard" + String(Math.floor(id / sae.shard_size)).padStart(5, "0");
+
+  /* The top pictures are known before the shard: they load and decode while it does. */
+  function ahead(sae, table, id) {
+    if (INTERP.has(shardKey(sae, id))) return;
+    for (const generation of INTERP.row(table.preview, id))
+      if (generation >= 0) new Image().src = INTERP.imageUrl(sae.store.key, generation);
+  }
+
+  /* Who points at a link to a latent will soon ask for its shard. */
+  function pointed(event) {
+    const anchor = event.target.closest?.("a[data-id]");
+    const sae = INTERP.meta().saes[INTERP.state.current().sae];
+    if (anchor && sae) INTERP.load(shardKey(sae, Number(anchor.dataset.id))).catch(() => null);
+  }
+
+  document.addEventListener("pointerover", pointed, { passive: true });
+  document.addEventListener("focusin", pointed, { passive: true });
 
   function prefetch(sae, ids, id) {
     setTimeout(() => {

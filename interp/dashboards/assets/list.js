@@ -3,18 +3,22 @@
 
 INTERP.list = (function () {
   const { el, number, percent } = INTERP;
+  const { text: word } = INTERP.glossary;
   // A latent that fires on more than a tenth of all rows says little about any of them.
   const DENSE = 0.1;
+  // Active on fewer rows than this, a latent's pictures are anecdotes.
+  const FEW = 20;
   const memo = { key: "", ids: null };
   const haystacks = new WeakMap();
 
   const COLUMNS = [
-    { key: "id", label: "Latent", value: (t, i) => i },
-    { key: "preview", label: "Top images" },
+    { key: "id", label: "Latent", title: word("latent"), value: (t, i) => i },
+    { key: "preview", label: "Top images", title: "images with the largest activations" },
     {
       key: "density",
       label: "Density",
-      title: "share of rows on which the latent is active",
+      hint: "log bar",
+      title: word("density") + "; the bar is logarithmic: empty at 0.001 %, full at 100 %",
       value: (t, i) => t.density[i],
       show: percent,
     },
@@ -35,13 +39,13 @@ INTERP.list = (function () {
     {
       key: "category",
       label: "Top category",
-      title: "category with the largest mean activation, and its share of the sum over categories",
+      title: word("top category"),
       value: (t, i) => (t.share ? t.share[i] : NaN),
     },
     {
       key: "entropy",
       label: "Entropy",
-      title: "entropy of the category profile in bits; 0 means one category only",
+      title: word("entropy"),
       value: (t, i) => (t.entropy ? t.entropy[i] : NaN),
       show: (v) => INTERP.fixed(v, 2),
     },
@@ -162,10 +166,15 @@ INTERP.list = (function () {
       .map((g) => thumb(sae, store, g));
   }
 
-  function badges(table, id) {
-    if (table.dead[id]) return el("span", { class: "badge muted", text: "dead" });
-    if (table.density[id] > DENSE) return el("span", { class: "badge", text: "dense" });
-    return null;
+  /* Rows on which a latent is active. */
+  const activeRows = (sae, table, id) => Math.round(table.density[id] * sae.n_rows);
+
+  function badges(sae, table, id) {
+    const badge = (name, look) =>
+      el("span", { class: "badge" + look, text: name, title: word(name) });
+    if (table.dead[id]) return badge("dead", " muted");
+    if (table.density[id] > DENSE) return badge("dense", "");
+    return activeRows(sae, table, id) < FEW ? badge("few", " muted") : null;
   }
 
   function rowNode(context, id, compact) {
@@ -186,7 +195,7 @@ INTERP.list = (function () {
         attributes,
         cell("id", String(id)),
         cell("preview", ...thumbs(sae, table, store, id, 3)),
-        cell("density", percent(table.density[id]), badges(table, id)),
+        cell("density", percent(table.density[id]), badges(sae, table, id)),
       );
     }
     const category = categoryName(sae, table, id);
@@ -194,7 +203,7 @@ INTERP.list = (function () {
     return el(
       "a",
       attributes,
-      cell("id", String(id), badges(table, id)),
+      cell("id", String(id), badges(sae, table, id)),
       cell("preview", ...thumbs(sae, table, store, id, 5)),
       cell(
         "density",
@@ -228,6 +237,7 @@ INTERP.list = (function () {
           return el("span", {
             class: "cell " + column.key,
             role: "columnheader",
+            title: column.title,
             text: column.label,
           });
         const active = params.sort === column.key;
@@ -251,6 +261,7 @@ INTERP.list = (function () {
             column.label,
             arrow,
           ),
+          column.hint ? el("small", { text: column.hint, title: column.title }) : null,
         );
       }),
     );
@@ -325,5 +336,5 @@ INTERP.list = (function () {
     return root;
   }
 
-  return { order, create, categoryName, thumbs, badges, DENSE };
+  return { order, create, categoryName, thumbs, badges, activeRows, DENSE, FEW };
 })();

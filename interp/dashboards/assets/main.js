@@ -68,8 +68,8 @@
         {
           type: "button",
           class: "icon",
-          title: "Keyboard shortcuts (?)",
-          "aria-label": "Keyboard shortcuts",
+          title: "Keys and words (?)",
+          "aria-label": "Keyboard shortcuts and glossary",
           onclick: help,
         },
         "?",
@@ -122,15 +122,22 @@
     ];
     const dialog = el(
       "dialog",
-      { class: "help", "aria-label": "Keyboard shortcuts", onclose: () => dialog.remove() },
-      el("h2", { text: "Keyboard" }),
+      { class: "help", "aria-label": "Keyboard shortcuts and glossary", onclose: () => dialog.remove() },
+      el(
+        "div",
+        { class: "panel-head" },
+        el("h2", { text: "Keyboard" }),
+        el("button", {
+          type: "button",
+          class: "icon",
+          "aria-label": "Close",
+          onclick: () => dialog.close(),
+          text: "✕",
+        }),
+      ),
       INTERP.controls.facts(keys),
-      el("button", {
-        type: "button",
-        class: "button",
-        onclick: () => dialog.close(),
-        text: "Close",
-      }),
+      el("h2", { text: "Words" }),
+      INTERP.glossary.list(),
     );
     document.body.append(dialog);
     dialog.showModal();
@@ -183,7 +190,7 @@
     return state.view === "browse" && sae ? sae.point.name + " · " + meta.title : meta.title;
   }
 
-  const LOOK = new Set(["map", "opacity", "cmap", "threshold", "interp", "size"]);
+  const LOOK = new Set(["map", "opacity", "cmap", "scale", "threshold", "interp", "size"]);
 
   /* Overlay controls only repaint canvases; everything else draws the view again. */
   INTERP.changed = (names) => {

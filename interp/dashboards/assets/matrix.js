@@ -35,6 +35,21 @@ INTERP.matrix = (function () {
     return out;
   }
 
+  /* Room to the right, so that the name of a last group of few columns can run on. */
+  function lastHeading(context, layers, columns) {
+    const last = groups(layers, columns).pop();
+    const few = last && last.end - last.start < 4;
+    return few ? Math.max(20, context.measureText(last.name).width + 10) : 20;
+  }
+
+  /* The text, cut with an ellipsis where it is wider than `most` pixels: never squeezed. */
+  function cut(context, text, most) {
+    if (context.measureText(text).width <= most) return text;
+    let length = text.length;
+    while (length > 1 && context.measureText(text.slice(0, length) + "…").width > most) length--;
+    return text.slice(0, length) + "…";
+  }
+
   function geometry(context, layers, rows, columns, width) {
     context.font = "11px " + getComputedStyle(document.body).fontFamily;
     const widest = (ids) =>
@@ -44,15 +59,16 @@ INTERP.matrix = (function () {
       );
     const left = widest(rows) + 30;
     const top = widest(columns) + 34;
+    const margin = lastHeading(context, layers, columns);
     const cell = Math.max(
       MIN_CELL,
-      Math.min(MAX_CELL, Math.floor((width - left - 20) / columns.length)),
+      Math.min(MAX_CELL, Math.floor((width - left - margin) / columns.length)),
     );
     return {
       left,
       top,
       cell,
-      width: left + cell * columns.length + 20,
+      width: left + cell * columns.length + margin,
       height: top + cell * rows.length + 8,
     };
   }
@@ -132,29 +148,37 @@ INTERP.matrix = (function () {
     context.lineWidth = 1;
     for (const group of groups(spec.layers, spec.rows)) {
       const span = (group.end - group.start) * shape.cell;
-      rotated(
-        context,
-        group.name,
-        9,
-        shape.top + group.start * shape.cell + span / 2,
-        "center",
-        span - 4,
-      );
+      const middle = shape.top + group.start * shape.cell + span / 2;
+      if (context.measureText(group.name).width <= span - 4)
+        rotated(context, group.name, 9, middle, "center", span - 4);
+      else beside(context, spec, shape, group, middle);
       if (group.start)
         line(context, 2, shape.top + group.start * shape.cell - 1, shape.width - 8, null);
     }
     for (const group of groups(spec.layers, spec.columns)) {
       const span = (group.end - group.start) * shape.cell;
-      context.textAlign = "center";
+      const from = shape.left + group.start * shape.cell;
+      const room = group.end === spec.columns.length ? shape.width - from : span;
+      const fits = context.measureText(group.name).width <= span - 4;
+      context.textAlign = fits ? "center" : "left";
       context.fillText(
-        group.name,
-        shape.left + group.start * shape.cell + span / 2,
+        cut(context, group.name, fits ? span : room - 6),
+        fits ? from + span / 2 : from + 3,
         9,
-        Math.max(span - 4, 44),
       );
       if (group.start)
         line(context, shape.left + group.start * shape.cell - 1, 2, null, shape.height - 8);
     }
+  }
+
+  /* The name of a group of few rows lies flat, before the labels of its rows. */
+  function beside(context, spec, shape, group, middle) {
+    const ids = spec.rows.slice(group.start, group.end);
+    const widest = Math.max(
+      ...ids.map((i) => context.measureText(layerLabel(spec.layers[i])).width),
+    );
+    context.textAlign = "left";
+    context.fillText(cut(context, group.name, shape.left - widest - 22), 3, middle);
   }
 
   function line(context, x, y, toX, toY) {

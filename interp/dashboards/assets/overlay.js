@@ -15,6 +15,7 @@ INTERP.overlay = (function () {
       opacity: Number(params.opacity),
       cmap: INTERP.colors.OVERLAYS.includes(params.cmap) ? params.cmap : "orchid",
       threshold: Number(params.threshold),
+      scale: params.scale === "image" ? "image" : "latent",
       smooth: params.interp === "bilinear",
     };
   }
@@ -75,13 +76,13 @@ INTERP.overlay = (function () {
       const active = unit > 0 && unit >= look.threshold;
       if (!table) {
         bytes.set(
-          [12, 14, 20, 255 * look.opacity * (1 - (active ? Math.sqrt(unit) : 0))],
+          [12, 14, 20, 255 * look.opacity * (1 - (active ? unit : 0))],
           4 * level,
         );
       } else if (active) {
         const color = table.subarray(3 * Math.round(unit * 255));
-        // Weak activation is faint, so that the picture stays readable beneath it.
-        const alpha = Math.min(1, 0.25 + 0.75 * Math.sqrt(unit)) * Math.min(1, unit * 8);
+        // Linear, so that twice the activation looks like twice as much; the weakest fade in.
+        const alpha = (0.12 + 0.88 * unit) * Math.min(1, unit * 12);
         bytes.set([color[0], color[1], color[2], 255 * look.opacity * alpha], 4 * level);
       }
     }
@@ -90,11 +91,38 @@ INTERP.overlay = (function () {
     return bytes;
   }
 
+  /* The map in units of its own largest value: for looking into weak images. */
+  function stretched(map) {
+    let most = 0;
+    for (const level of map) if (level !== MISSING && level > most) most = level;
+    if (!most) return map;
+    return map.map((level) => (level === MISSING ? MISSING : Math.round((level * LEVELS) / most)));
+  }
+
+  /* A line at half of the scale, light inside and dark outside: seen on pictures of any color. */
+  function contour(pixels, levels) {
+    const above = (i) => levels[i] !== MISSING && levels[i] >= LEVELS / 2;
+    const last = SMOOTH - 1;
+    for (let y = 0; y < SMOOTH; y++)
+      for (let x = 0; x < SMOOTH; x++) {
+        const i = y * SMOOTH + x;
+        const inside = above(i);
+        if (
+          (x > 0 && above(i - 1) !== inside) ||
+          (x < last && above(i + 1) !== inside) ||
+          (y > 0 && above(i - SMOOTH) !== inside) ||
+          (y < last && above(i + SMOOTH) !== inside)
+        )
+          pixels[i] = inside ? 0xe8ffffff : 0x98201010;
+      }
+  }
+
   /* Draw map (bytes [h * w]) on a canvas with the given look. */
   function draw(canvas, map, h, w, look) {
     canvas.hidden = !look.show;
     if (!look.show) return;
-    const levels = look.smooth ? enlarge(map, h, w) : map;
+    const scaled = look.scale === "image" ? stretched(map) : map;
+    const levels = look.smooth ? enlarge(scaled, h, w) : scaled;
     canvas.width = look.smooth ? SMOOTH : w;
     canvas.height = look.smooth ? SMOOTH : h;
     canvas.classList.toggle("pixelated", !look.smooth);
@@ -102,8 +130,16 @@ INTERP.overlay = (function () {
     const image = new ImageData(canvas.width, canvas.height);
     const pixels = new Uint32Array(image.data.buffer);
     for (let i = 0; i < pixels.length; i++) pixels[i] = colors[levels[i]];
+    if (look.smooth) contour(pixels, levels);
     canvas.getContext("2d").putImageData(image, 0, 0);
   }
 
-  return { draw, options, MISSING, LEVELS };
+  /* The color of activation `unit` (0 to 1) under a look, for the legend. */
+  function css(look, unit) {
+    const at = 4 * Math.round(unit * LEVELS);
+    const [r, g, b, a] = palette(look).subarray(at, at + 4);
+    return "rgb(" + [r, g, b].join(" ") + " / " + (a / 255).toFixed(3) + ")";
+  }
+
+  return { draw, options, css, MISSING, LEVELS };
 })();

@@ -4,6 +4,7 @@
 INTERP.overview = (function () {
   const { el, number, percent, fixed, pValue } = INTERP;
   const { table } = INTERP.controls;
+  const { text: word, measure: measureName, about: measureAbout } = INTERP.glossary;
 
   const warn = () =>
     el("span", {
@@ -29,7 +30,7 @@ INTERP.overview = (function () {
 
   function saeRow(sae) {
     const evaluation = sae.evaluation || {};
-    const num = (text) => el("td", { class: "num", text });
+    const num = (text, minor) => el("td", { class: "num" + (minor ? " minor" : ""), text });
     return el(
       "tr",
       {},
@@ -44,13 +45,20 @@ INTERP.overview = (function () {
         " ",
         sae.undertrained ? warn() : null,
       ),
-      el("td", { text: sae.model }),
-      num(number(sae.n_latents)),
+      el("td", { class: "minor", text: sae.model }),
+      num(number(sae.n_latents), true),
       num(fixed(evaluation.fvu)),
+      el(
+        "td",
+        { class: "nowrap", title: INTERP.quality.besideTitle(evaluation) },
+        INTERP.quality.besideText(evaluation),
+        " ",
+        INTERP.quality.beatenBadge(evaluation),
+      ),
       num(number(evaluation.l0)),
-      num(percent(sae.n_dead / sae.n_latents)),
+      num(percent(sae.n_dead / sae.n_latents), true),
       num(sae.substitution ? damageText(sae.substitution) : "–"),
-      num(number(sae.n_rows)),
+      num(number(sae.n_rows), true),
     );
   }
 
@@ -122,18 +130,15 @@ INTERP.overview = (function () {
   function saes(meta) {
     if (!meta.saes.length) return null;
     const headings = [
-      ["Point"],
-      ["Model"],
-      ["Latents", "", true],
-      ["FVU", "fraction of variance unexplained, on held-out rows", true],
-      ["L0", "active latents per row", true],
-      ["Dead", "share of latents that never fired", true],
-      [
-        "Damage",
-        "image damage with the reconstruction in place: 0 is no edit, 1 is mean ablation",
-        true,
-      ],
-      ["Rows", "rows described", true],
+      ["Point", "where in the model the activations were read"],
+      ["Model", "", false, true],
+      ["Latents", word("latent"), true, true],
+      ["FVU", word("FVU"), true],
+      ["Best baseline", "FVU of the best other code. " + word("baseline")],
+      ["L0", word("L0"), true],
+      ["Dead", "share of latents that never fired", true, true],
+      ["Damage", word("damage"), true],
+      ["Rows", word("row"), true, true],
     ];
     return el(
       "section",
@@ -144,7 +149,7 @@ INTERP.overview = (function () {
         el("h2", { text: "Sparse autoencoders" }),
         el("p", {
           class: "note",
-          text: "FVU: unexplained variance on held-out rows. Damage: 0 is no edit, 1 is mean ablation.",
+          text: "FVU: unexplained variance on all held-out rows; baselines on a sample of them, with as many coefficients per row. Damage: 0 is no edit, 1 is mean ablation.",
         }),
       ),
       table(headings, meta.saes.map(saeRow), "Sparse autoencoders"),
@@ -159,31 +164,55 @@ INTERP.overview = (function () {
     return layer.model + " · " + layer.point + level;
   }
 
+  const known = (value) => value !== null && value !== undefined && !Number.isNaN(value);
+  const between = (low, high) =>
+    known(low) ? "[" + fixed(low, 2) + ", " + fixed(high, 2) + "]" : "";
+
   function cellText(cell) {
-    const twin =
-      cell.difference === null || cell.difference === undefined
-        ? "–"
-        : signed(cell.difference) +
-          (cell.difference_low === null || cell.difference_low === undefined
-            ? ""
-            : " [" + fixed(cell.difference_low, 2) + ", " + fixed(cell.difference_high, 2) + "]");
+    const difference = known(cell.difference)
+      ? signed(cell.difference) + " " + between(cell.difference_low, cell.difference_high)
+      : "–";
     return {
       value: fixed(cell.value),
-      interval:
-        cell.low === null || cell.low === undefined || Number.isNaN(cell.low)
-          ? "–"
-          : "[" + fixed(cell.low, 2) + ", " + fixed(cell.high, 2) + "]",
-      null: fixed(cell.null_mean) + " ± " + fixed(cell.null_sd),
+      interval: between(cell.low, cell.high) || "–",
+      null: known(cell.null_mean) ? fixed(cell.null_mean) + " ± " + fixed(cell.null_sd) : "–",
       p: pValue(cell.p),
-      twin,
+      twin: fixed(cell.twin_value),
+      difference: difference.trim(),
     };
   }
 
   const signed = (value) => (value >= 0 ? "+" : "") + fixed(value);
 
+  /* Whether the difference to the untrained twins is known and its interval reaches 0 or below. */
+  function notAbove(cell) {
+    if (!known(cell.difference)) return false;
+    return (known(cell.difference_low) ? cell.difference_low : cell.difference) <= 0;
+  }
+
+  /* The smallest p that so many permutations can give, before and after Holm. */
+  function floorText(permutations, families) {
+    if (!permutations) return "";
+    const least = 1 / (1 + permutations);
+    return (
+      " With K = " +
+      number(permutations) +
+      " permutations no p lies below 1/(1+K) = " +
+      fixed(least) +
+      (families > 1
+        ? "; Holm over " +
+          families +
+          " pairs of models and measures lifts that floor to " +
+          fixed(Math.min(1, families * least)) +
+          "."
+        : ".")
+    );
+  }
+
   function strongestRow(cell, alignment) {
     const text = cellText(cell);
     const num = (value) => el("td", { class: "num", text: value });
+    const low = notAbove(cell);
     const href = INTERP.state.format({
       view: "compare",
       alignment,
@@ -191,7 +220,7 @@ INTERP.overview = (function () {
     });
     return el(
       "tr",
-      {},
+      { class: low ? "dim" : "" },
       el(
         "td",
         {},
@@ -202,14 +231,15 @@ INTERP.overview = (function () {
           el("br"),
           layerName(cell.layers[1]),
         ),
+        low ? el("span", { class: "badge warn", text: "not above untrained twins" }) : null,
       ),
-      el("td", { text: cell.measure }),
-      num(text.value),
-      num(text.interval),
-      num(text.null),
-      num(text.p),
+      el("td", { text: measureName(cell.measure), title: measureAbout(cell.measure) }),
+      num(text.value + (text.interval === "–" ? "" : " " + text.interval)),
       num(text.twin),
-      num(number(cell.n)),
+      el("td", { class: "num strong", text: text.difference }),
+      num(text.null),
+      num(fixed(cell.z, 1)),
+      num(fixed(cell.p_holm)),
       num(number(cell.n_cells)),
     );
   }
@@ -217,14 +247,24 @@ INTERP.overview = (function () {
   const ALIGNMENT_HEADINGS = [
     ["Layers"],
     ["Measure"],
-    ["Value", "", true],
-    ["95 % interval", "jackknife over clusters", true],
-    ["Null", "mean ± sd under permutation", true],
-    ["p", "adjusted for the maximum over its family", true],
-    ["Minus twin", "difference to the untrained twins, with interval", true],
-    ["n", "paired images", true],
-    ["Best of", "cells this one was chosen from", true],
+    ["Value", "with its 95 % interval: " + word("95 % interval"), true],
+    ["Twins", "value of the untrained twins. Twin: " + word("twin"), true],
+    ["Value − twins", word("difference"), true],
+    ["Null", word("null"), true],
+    ["z", word("z"), true],
+    ["p (max-T, Holm)", word("p (max-T, Holm)"), true],
+    ["Best of", word("best of"), true],
   ];
+
+  /* How to read a table of cells that were chosen for their z. */
+  function caveat(alignment) {
+    return el("p", {
+      class: "note",
+      text:
+        "For each pair of models and measure, the cell with the largest z: chosen after looking at all of them (last column), so its value is optimistic and its interval does not know of the choice. The largest z need not be the largest value. Read the difference to the untrained twins first; rows whose interval of it reaches 0 are dimmed. p asks only whether any pairing of the layers exists." +
+        floorText(alignment.n_permutations, alignment.n_families),
+    });
+  }
 
   function alignments(meta) {
     return meta.alignments.map((alignment, index) =>
@@ -237,8 +277,10 @@ INTERP.overview = (function () {
           el(
             "h2",
             {},
-            "Strongest alignments ",
-            el("small", { text: "on " + alignment.sample_set }),
+            "Largest z over the null, per pair of models ",
+            el("small", {
+              text: "on " + alignment.sample_set + ", n = " + number(alignment.n) + " images",
+            }),
           ),
           el(
             "a",
@@ -252,12 +294,9 @@ INTERP.overview = (function () {
         table(
           ALIGNMENT_HEADINGS,
           alignment.strongest.map((cell) => strongestRow(cell, index)),
-          "Strongest alignments",
+          "Largest z over the null, per pair of models",
         ),
-        el("p", {
-          class: "note",
-          text: "The best cell of each pair of models and measure. Chosen after looking, so its value is optimistic: read it beside its null, its p and the untrained twins.",
-        }),
+        caveat(alignment),
       ),
     );
   }
@@ -267,6 +306,7 @@ INTERP.overview = (function () {
       "name",
       "undertrained",
       "samples",
+      "samples_note",
       "verdict",
       "summary",
       "description",
@@ -285,6 +325,7 @@ INTERP.overview = (function () {
     return el(
       "article",
       { class: "panel model-card" },
+      el("h3", {}, record.name, " ", record.undertrained ? warn() : null),
       record.samples
         ? el("img", {
             class: "samples",
@@ -292,7 +333,7 @@ INTERP.overview = (function () {
             alt: "Samples of " + record.name,
           })
         : null,
-      el("h3", {}, record.name, " ", record.undertrained ? warn() : null),
+      record.samples_note ? el("p", { class: "note", text: record.samples_note }) : null,
       record.summary || record.description
         ? el("p", { text: record.summary || record.description })
         : null,
@@ -335,5 +376,14 @@ INTERP.overview = (function () {
     );
   }
 
-  return { render, damageText, cellText, layerName, strongestRow, signed, ALIGNMENT_HEADINGS };
+  return {
+    render,
+    damageText,
+    cellText,
+    layerName,
+    strongestRow,
+    caveat,
+    floorText,
+    ALIGNMENT_HEADINGS,
+  };
 })();

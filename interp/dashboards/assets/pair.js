@@ -3,6 +3,7 @@
 
 INTERP.pair = (function () {
   const { el, number, fixed, pValue } = INTERP;
+  const { measure: measureName, about: measureAbout } = INTERP.glossary;
 
   /* Cells by (i, j) for one measure, in either order. */
   function index(data, measure) {
@@ -29,9 +30,9 @@ INTERP.pair = (function () {
       ["95 % interval", text.interval],
       ["null mean ± sd", text.null],
       ["z", cell.z === null ? null : fixed(cell.z, 1)],
-      ["p (max-T)", cell.p === null ? null : text.p],
-      ["untrained twins", cell.twin_value === null ? null : fixed(cell.twin_value)],
-      ["minus twins", cell.difference === null ? null : text.twin],
+      ["p of this cell (max-T)", cell.p === null ? null : text.p],
+      ["untrained twins", cell.twin_value === null ? null : text.twin],
+      ["value − twins", cell.difference === null ? null : text.difference],
     ];
   }
 
@@ -42,6 +43,25 @@ INTERP.pair = (function () {
       el("p", { text: INTERP.overview.layerName(data.layers[j]) }),
       INTERP.controls.facts(numbers(cell)),
     ];
+  }
+
+  /* The test of the pair of models a cell belongs to: max-T over its cells, Holm over the pairs. */
+  function family(data, pair, measure) {
+    const models = pair.map((i) => data.layers[i].model);
+    return (data.families || []).find(
+      (one) =>
+        one.measure === measure && models.includes(one.model_a) && models.includes(one.model_b),
+    );
+  }
+
+  function familyFacts(data, pair, measure) {
+    if (data.layers[pair[0]].model === data.layers[pair[1]].model) return null;
+    const one = family(data, pair, measure);
+    if (!one) return null;
+    return INTERP.controls.facts([
+      ["models", one.model_a + ", " + one.model_b],
+      ["p (max-T, Holm)", fixed(one.p_holm)],
+    ]);
   }
 
   function layersOf(data, model) {
@@ -160,8 +180,9 @@ INTERP.pair = (function () {
         { class: "big" },
         fixed(cell.value),
         el("small", {
+          title: measureAbout(measure),
           text:
-            measure +
+            measureName(measure) +
             ", n = " +
             number(cell.n) +
             (cell.k ? ", " + number(cell.k) + " neighbors" : ""),
@@ -178,6 +199,7 @@ INTERP.pair = (function () {
         ].map(([name, text]) => el("span", {}, el("i", { class: name }), text)),
       ),
       INTERP.controls.facts(numbers(cell)),
+      familyFacts(data, pair, measure) || "",
     );
     for (const other of data.measures.filter((name) => name !== measure)) {
       const same = index(data, other)(...pair);
@@ -186,7 +208,7 @@ INTERP.pair = (function () {
           el(
             "div",
             { class: "other" },
-            el("h3", {}, other, el("small", { text: fixed(same.value) + ", p " + pValue(same.p) })),
+            el("h3", {}, measureName(other), el("small", { text: fixed(same.value) + ", p " + pValue(same.p) })),
             strip(same),
           ),
         );
@@ -205,7 +227,9 @@ INTERP.pair = (function () {
           number(cell.n_permutations) +
           " permutations, seed " +
           cell.seed +
-          ". " +
+          "." +
+          INTERP.overview.floorText(cell.n_permutations, data.families.length) +
+          " " +
           (data.preprocessing || ""),
       }),
     );
@@ -238,7 +262,7 @@ INTERP.pair = (function () {
         { range: [-0.03, 1.03] },
       ),
       yaxis: INTERP.charts.axis(
-        measure +
+        INTERP.charts.escape(measureName(measure)) +
           " with " +
           INTERP.charts.short(INTERP.overview.layerName(data.layers[fixedLayer]), 44),
       ),

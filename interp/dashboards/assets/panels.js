@@ -49,7 +49,7 @@ INTERP.panels = (function () {
         xaxis: INTERP.charts.axis("activation (SAE units, log scale)", {
           type: "log",
           range,
-          dtick: 1,
+          ...INTERP.charts.logTicks(...range),
         }),
         yaxis: INTERP.charts.axis("rows per bin", counts),
       },
@@ -171,13 +171,16 @@ INTERP.panels = (function () {
         "span",
         { class: "thumbs" },
         INTERP.list.thumbs(sae, table, store, id, 3),
-        INTERP.list.badges(table, id),
       ),
       el(
         "span",
         { class: "about" },
         el("b", { text: String(id) }),
-        el("small", { text: label + " " + INTERP.fixed(score, 2) }),
+        INTERP.list.badges(sae, table, id),
+        el("small", {
+          text: label + " " + INTERP.fixed(score, 2),
+          title: INTERP.glossary.text(label),
+        }),
       ),
       el("span", { class: "name", text: INTERP.list.categoryName(sae, table, id) }),
     );
@@ -211,7 +214,7 @@ INTERP.panels = (function () {
       neighborRow(
         context,
         "Decoder neighbors",
-        "Latents whose decoder directions point the same way.",
+        "Latents whose decoder directions point the same way; cos: 1 is the same direction.",
         latent.neighbor,
         latent.cosine,
         "cos",
@@ -260,7 +263,7 @@ INTERP.panels = (function () {
     const generation = latent.generation[example];
     const info = INTERP.generationInfo(store, generation);
     const call = latent.call[example];
-    const canvas = latent.maps ? el("canvas", { "aria-hidden": "true" }) : null;
+    const pictures = INTERP.gallery.layers(context, example, info.text);
     const known = [
       ["activation", number(latent.value[example], 4)],
       ["caption", info.caption || info.prompt],
@@ -295,12 +298,7 @@ INTERP.panels = (function () {
         el(
           "div",
           { class: "picture", style: { aspectRatio: store.size[1] + " / " + store.size[0] } },
-          el("img", {
-            src: INTERP.imageUrl(sae.store.key, generation),
-            alt: info.text,
-            class: store.size[0] <= 64 ? "pixelated" : "",
-          }),
-          canvas,
+          pictures,
         ),
         el(
           "div",
@@ -327,14 +325,7 @@ INTERP.panels = (function () {
     );
     document.body.append(dialog);
     dialog.showModal();
-    if (canvas)
-      INTERP.overlay.draw(
-        canvas,
-        latent.map(example),
-        latent.h,
-        latent.w,
-        INTERP.overlay.options(INTERP.state.current().params),
-      );
+    INTERP.feature.drawOverlays();
   }
 
   return { charts, neighbors, provenance, zoom, panel };
