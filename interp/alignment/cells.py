@@ -55,7 +55,8 @@ class Setting:
         if not measure.uses_neighbors:
             return measure.prepare(rows, one.name)
         units = np.repeat(np.arange(self.n), self.positions) if self.positions > 1 else None
-        return measure.prepare(rows, one.name, n_neighbors=self.n_neighbors, units=units)
+        options = {"n_neighbors": self.n_neighbors, "units": units, "seed": self.seed}
+        return measure.prepare(rows, one.name, **options)
 
     def n_counted(self, measure: Measure) -> int | None:
         """Neighbors that the measure counts, or None."""

@@ -1,11 +1,12 @@
 """compare() two feature matrices; compare_layers() of several models, with their twins."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -20,14 +21,18 @@ from interp.alignment.cells import (
     compute_block,
     make_setting,
 )
+from interp.alignment.pairing import (
+    hash_ids,
+    pair_all_by_seed,
+    pair_by_seed,
+    pair_up,
+    sample_set,
+)
 from interp.alignment.records import Alignment, Cell, Comparison, Family, Layer
 from interp.alignment.representations import (
     Representation,
-    hash_ids,
     load_representations,
-    pair_up,
     pixel_representation,
-    sample_set,
 )
 from interp.errors import InputError
 from interp.geometry import MEASURES, get_measure
@@ -50,8 +55,8 @@ def compare(
     y: Float[Tensor, "n ..."],
     measure: str = "cka",
     *,
-    strata: Sequence[str] | None = None,
-    clusters: Sequence[str] | None = None,
+    strata: Sequence[Hashable] | np.ndarray | None = None,
+    clusters: Sequence[Hashable] | np.ndarray | None = None,
     n_permutations: int = MIN_PERMUTATIONS,
     n_folds: int = FOLDS,
     n_neighbors: float = FRACTION,
@@ -63,12 +68,12 @@ def compare(
         x, y: features [n, d] and [n, e], or [n, p, d] with p positions; row i of both is the same
             image. Arrays and tensors of any real dtype.
         measure: a key of `interp.geometry.MEASURES`.
-        strata: [n]; images are permuted only within their stratum.
-        clusters: [n]; near-duplicates: permuted and left out together.
+        strata: [n] labels; images are permuted only within their stratum.
+        clusters: [n] labels of near-duplicates: permuted and left out together.
         n_permutations: 0 for none (then p is None), else at least 200.
         n_folds: folds of the jackknife; 0 for no interval.
         n_neighbors: neighbors as a fraction of n, for measures that count them.
-        seed: of permutations and folds.
+        seed: of permutations, folds and the order of rows at equal distance (mutual_knn).
 
     Returns:
         The value with the mean and sd of its null, p and jackknife interval.
@@ -81,7 +86,7 @@ def compare(
     if n_permutations:
         check_permutations(n_permutations, 1)
     ids = tuple(map(str, range(len(x))))
-    labels = (tuple(clusters or ()), tuple(strata or ()))
+    labels = (_labels(clusters, "clusters", len(x)), _labels(strata, "strata", len(x)))
     pair = [
         Representation(name, "features", torch.as_tensor(z), ids, *labels)
         for name, z in (("x", x), ("y", y))
@@ -96,6 +101,18 @@ def compare(
     return comparison_at(block, (0, 0), measure, setting, setting.n_counted(spec), SCALING)
 
 
+def _labels(given: Sequence[Hashable] | np.ndarray | None, name: str, n: int) -> tuple[str, ...]:
+    """One label per image as text; of a list, an array or a tensor."""
+    if given is None:
+        return ()
+    values = given.tolist() if isinstance(given, np.ndarray | torch.Tensor) else list(given)
+    if not isinstance(values, list) or any(isinstance(one, list) for one in values):
+        raise InputError(f"{name}: one label per image, not shape {tuple(np.shape(given))}")
+    if len(values) != n:
+        raise InputError(f"{len(values)} {name} for {n} image ids: one label per image is needed")
+    return tuple(map(str, values))
+
+
 def compare_layers(
     models: Mapping[str, Source],
     *,
@@ -105,6 +122,7 @@ def compare_layers(
     pooling: str = "mean",
     strata: str = "source",
     images: Sequence[str] | None = None,
+    pairing: str = "image",
     pairs: Sequence[tuple[str, str]] | None = None,
     n_permutations: int = MIN_PERMUTATIONS,
     n_folds: int = FOLDS,
@@ -118,17 +136,20 @@ def compare_layers(
         models: label -> store, or (store, points) or (store, points, calls) with names or globs,
             or a list of Representations. The stores hold the same images.
         twins: label -> the same capture from the untrained twin; absent labels have none. In each
-            cell the twins' value stands beside the models' own with the paired difference.
+            cell the twins' value stands beside the models' own with the paired difference. Samples
+            of a twin, which are other images, pair with the model's of the same seed and options.
         pixels: add the images themselves (RGB at 16 x 16) as a reference level; or yours.
         measures: keys of `interp.geometry.MEASURES`.
         pooling: "mean" over positions, or "tokens" (4 x 4 positions, each one's mean removed).
         strata: column of the generations table within which images are permuted; "" for none.
         images: image ids to keep; None: all, which must then be the same everywhere.
+        pairing: "image": rows pair by image id. "seed": samples of different weights pair where
+            seed and options agree, so that untrained generators can stand among the models.
         pairs: model pairs to test; None: all. The others get values without p or interval.
         n_permutations: at least 200, and enough for Holm over model pairs x measures; 0: no p.
         n_folds: folds of the jackknife, unions of whole clusters; 0: no intervals.
         n_neighbors: neighbors as a fraction of the rows, for measures that count them.
-        seed: of permutations and folds.
+        seed: of permutations, folds and the order of rows at equal distance (mutual_knn).
         progress: called with a line of text per measure and model pair.
 
     Returns:
@@ -147,8 +168,7 @@ def compare_layers(
     if odd := sorted(set(twins or {}) - set(models)):
         raise InputError(f"twins of {odd}, which are not among the models {sorted(models)}")
     beside = [one for m, source in (twins or {}).items() for one in _load(m, source, options)]
-    sample_set([name for one in (*layers, *beside) for name in one.ids])
-    paired = pair_up([*layers, *beside], images)
+    paired = _paired(layers, beside, pairing, images)
     layers, beside = paired[: len(layers)], paired[len(layers) :]
     setting = make_setting(paired, n_permutations, n_folds, n_neighbors, seed)
     job = _Job(layers, _match_twins(layers, beside, twins or {}), tuple(measures), setting)
@@ -159,6 +179,23 @@ def compare_layers(
     cells = [c for part, _ in found for c in part]
     families = [f for _, part in found for f in part]
     return _alignment(job, cells, families, strata)
+
+
+def _paired(
+    layers: list[Representation],
+    beside: list[Representation],
+    pairing: str,
+    images: Sequence[str] | None,
+) -> list[Representation]:
+    """Layers and twins with the same images in the same rows."""
+    if pairing not in ("image", "seed"):
+        raise InputError(f"pairing {pairing!r} is image or seed")
+    own = {one.model: one for one in reversed(layers)}
+    everyone = [*layers, *(pair_by_seed(one, own[one.model]) for one in beside)]
+    if pairing == "seed":
+        everyone = pair_all_by_seed(everyone, images)
+    sample_set(everyone)
+    return pair_up(everyone, images)
 
 
 @dataclass(frozen=True)
@@ -277,7 +314,7 @@ def _alignment(job: _Job, cells, families: list[Family], strata: str) -> Alignme
     kept = [f"within {strata}"] if len(set(setting.strata)) > 1 else []
     kept += ["whole clusters"] if len(set(setting.clusters)) < len(setting.clusters) else []
     return Alignment(
-        sample_set=sample_set(first.ids),
+        sample_set=sample_set(job.layers),
         sample_hash=hash_ids(first.ids),
         models=job.models,
         layers=tuple(map(_layer, job.layers, job.twins)),

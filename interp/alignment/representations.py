@@ -1,12 +1,9 @@
 """Pooled features of a point and call, keyed by image id: from stores, arrays or pixels."""
 
-import dataclasses
 import fnmatch
-import hashlib
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,8 +19,6 @@ TOKEN_GRID = (4, 4)
 PIXEL_GRID = 16
 # Floats read at a time: 64 MB.
 CHUNK = 1 << 24
-# An image id of a generated image: the model that made it and its seed.
-GENERATED = re.compile(r"^(?P<model>.+)@seed\d+$")
 
 
 @dataclass(frozen=True)
@@ -40,6 +35,8 @@ class Representation:
         call: call index, or None where the model has one.
         t, log_snr: noise level of the call. depth: 0..1 in the order of execution.
         reference: not a model (pixels): a level to compare with, in no family of tests.
+        images: [n] size and hash of each image's pixels ("" where unknown); empty: unknown.
+        maker: source of the images where all have one: for samples, the model that made them.
         preprocessing: what was done to the rows.
     """
 
@@ -55,6 +52,8 @@ class Representation:
     depth: float | None = None
     reference: bool = False
     preprocessing: str = "as given"
+    images: tuple[str, ...] = ()
+    maker: str = ""
 
     @property
     def name(self) -> str:
@@ -68,42 +67,23 @@ class Representation:
                 f"{self.name} has features {tuple(self.x.shape)} for {n} image ids; "
                 "[n, d] or [n, positions, d] is needed"
             )
-        for what, labels in (("clusters", self.clusters), ("strata", self.strata)):
+        for what, labels in (
+            ("clusters", self.clusters),
+            ("strata", self.strata),
+            ("image hashes", self.images),
+        ):
             if labels and len(labels) != n:
                 raise InputError(f"{self.name} has {len(labels)} {what} for {n} image ids")
         if len(set(self.ids)) < n:
             twice = sorted({one for one in self.ids if self.ids.count(one) > 1})
             raise InputError(
-                f"{self.name} has {len(twice)} image ids more than once: {_some(twice)}"
+                f"{self.name} has {len(twice)} image ids more than once: {some_ids(twice)}"
             )
 
 
-def _some(ids: Sequence[str]) -> str:
+def some_ids(ids: Sequence[str]) -> str:
+    """The first five of some image ids."""
     return ", ".join(ids[:5]) + (", ..." if len(ids) > 5 else "")
-
-
-def sample_set(ids: Sequence[str]) -> str:
-    """ "real images", or "samples of <model>", read from the image ids.
-
-    Raises InputError when the ids mix real images with samples, or samples of several generators.
-    """
-    found: dict[str, int] = {}
-    for one in ids:
-        match = GENERATED.match(one)
-        name = f"samples of {match['model']}" if match else "real images"
-        found[name] = found.get(name, 0) + 1
-    if len(found) != 1:
-        counts = ", ".join(f"{count} {name}" for name, count in sorted(found.items()))
-        raise InputError(
-            f"one comparison mixes sample sets ({counts}): compare each on its own, because a "
-            "generator's samples and real images differ in distribution"
-        )
-    return next(iter(found))
-
-
-def hash_ids(ids: Sequence[str]) -> str:
-    """SHA-256 of the sorted image ids."""
-    return hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest()
 
 
 class _Generations(NamedTuple):
@@ -113,6 +93,8 @@ class _Generations(NamedTuple):
     clusters: tuple[str, ...]
     strata: tuple[str, ...]
     draws: int
+    images: tuple[str, ...]
+    maker: str
 
 
 def load_representations(
@@ -161,7 +143,7 @@ def match_points(store: ActivationStore, patterns: Sequence[str]) -> list[str]:
         found = {p for p in store.points if p == pattern or fnmatch.fnmatchcase(p, pattern)}
         if not found:
             raise InputError(
-                f"no point of {store.path} matches {pattern!r}: {_some([*store.points])}"
+                f"no point of {store.path} matches {pattern!r}: {some_ids([*store.points])}"
             )
         wanted |= found
     return [p for p in store.points if p in wanted]
@@ -174,12 +156,14 @@ def _read_generations(store: ActivationStore, strata: str) -> _Generations:
     seen = list(zip(table["image_id"], table["draw"].tolist(), strict=True))
     if len(set(seen)) < len(seen):
         twice = sorted({str(one) for one, _ in seen if seen.count((one, _)) > 1})
-        raise InputError(f"{store.path} has {len(twice)} images more than once: {_some(twice)}")
+        raise InputError(f"{store.path} has {len(twice)} images more than once: {some_ids(twice)}")
     ids, first, image = np.unique(
         table["image_id"].astype(str), return_index=True, return_inverse=True
     )
     # A cluster column left empty means that nobody looked for duplicates: one cluster per image.
     clusters = [str(c) or str(i) for c, i in zip(table["cluster"][first], ids, strict=True)]
+    # Images that a model made name it as their source.
+    makers = set(table["source"][first].astype(str).tolist())
     groups = table[strata][first].astype(str) if strata else np.full(len(ids), "")
     return _Generations(
         image,
@@ -188,6 +172,8 @@ def _read_generations(store: ActivationStore, strata: str) -> _Generations:
         tuple(clusters),
         tuple(groups.tolist()),
         int(table["draw"].max()) + 1,
+        tuple(table["image_hash"][first].astype(str).tolist()),
+        makers.pop() if len(makers) == 1 else "",
     )
 
 
@@ -228,6 +214,8 @@ def _load_point(store, point, table, model, calls, pooling, half) -> list[Repres
                 log_snr=_number(coords["log_snr"][row]),
                 depth=store.points[point].depth,
                 preprocessing=describe_pooling(pooling, table.draws),
+                images=table.images,
+                maker=table.maker,
             )
         )
     return out
@@ -307,47 +295,5 @@ def pixel_representation(
     else:
         x = x.flatten(1)
     labels = (table.ids, table.clusters, table.strata)
-    return Representation("pixels", "rgb", x, *labels, reference=True, preprocessing=how)
-
-
-def pair_up(
-    representations: Sequence[Representation], images: Sequence[str] | None = None
-) -> list[Representation]:
-    """The same representations with rows in one common order: image ids, sorted.
-
-    images: ids to keep (one half, a subsample); None: all, which then must be the same in all.
-    Raises InputError naming how many and which ids differ, and for clusters or strata on which two
-    representations disagree.
-    """
-    if not representations:
-        raise InputError("nothing to compare: no representations")
-    first = representations[0]
-    wanted = sorted(set(first.ids if images is None else images))
-    for one in representations:
-        missing = sorted(set(wanted) - set(one.ids))
-        extra = sorted(set(one.ids) - set(wanted)) if images is None else []
-        if missing or extra:
-            raise InputError(
-                f"{one.name} and {first.name} are not on the same images: {one.name} lacks "
-                f"{len(missing)} ({_some(missing)}) and has {len(extra)} others ({_some(extra)}); "
-                "capture both on the same images, or name the common ones in images="
-            )
-    out = [_take(one, wanted) for one in representations]
-    for what in ("clusters", "strata"):
-        known = next((getattr(one, what) for one in out if any(getattr(one, what))), ())
-        for one in out:
-            if any(getattr(one, what)) and getattr(one, what) != known:
-                odd = sum(a != b for a, b in zip(getattr(one, what), known, strict=True))
-                raise InputError(f"{one.name} disagrees with the others on {odd} {what}")
-        out = [dataclasses.replace(one, **{what: known}) for one in out]
-    return out
-
-
-def _take(one: Representation, wanted: Sequence[str]) -> Representation:
-    place = {name: i for i, name in enumerate(one.ids)}
-    rows = [place[name] for name in wanted]
-    labels = {
-        what: tuple(getattr(one, what)[r] for r in rows) if getattr(one, what) else ()
-        for what in ("clusters", "strata")
-    }
-    return dataclasses.replace(one, x=one.x[torch.tensor(rows)], ids=tuple(wanted), **labels)
+    more: dict[str, Any] = {"images": table.images, "maker": table.maker, "preprocessing": how}
+    return Representation("pixels", "rgb", x, *labels, reference=True, **more)

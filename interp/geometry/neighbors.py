@@ -10,8 +10,20 @@ falls as n grows.
 Under a uniformly random pairing the mean is exactly k / (n - 1); the standard deviation follows
 exactly from the in-degrees and the reciprocated edges of the two graphs (Mantel 1967: moments of
 sum_ij A_ij B_p(i)p(j)) and is larger than the hypergeometric one, because hubs are shared.
+
+Ties. Each representation has a random circular order of its rows, drawn from its name and a seed
+and kept for all permutations and folds; of rows at equal distance (one-hot features, rectified ones
+that are mostly zero, repeated rows) those that follow row i on the circle come first. Elsewhere in
+this library ties go to the lower id. Here that is wrong: both representations would choose the same
+low ids, an overlap that the pairing has and that relabeled pairings lose, and unrelated one-hot
+features would be "aligned" in every sample. An order that knows neither features nor images leaves
+the rows of a representation exchangeable, so that the permutation test is exact with ties too; a
+circle gives each row other winners, so that ties make no hubs, which cost power. What ties leave
+open counts as chance: two representations with the same ties overlap by less than 1. Without ties
+the order changes nothing, and the value is that of the definition to the last bit.
 """
 
+import hashlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -50,21 +62,27 @@ def nearest(
     *,
     units: np.ndarray | None = None,
     metric: str = "euclidean",
+    ties: Int[np.ndarray, " n"] | None = None,
 ) -> Int[Tensor, "n w"]:
-    """Ids of the `width` nearest rows of each row, nearest first, ties by lower id; int32.
+    """Ids of the `width` nearest rows of each row, nearest first; int32.
 
     Distances are taken in float64 and compared in float32, so that rows at equal distance tie
     instead of being ordered by rounding. Cost n^2 d in slabs: never an n x n array.
 
     units: [n]; rows of the same unit (positions of one image) are not neighbors of each other.
     metric: "euclidean", or "cosine" about the origin (not translation-invariant).
+    ties: [n] places of the rows on a circle, a permutation of 0..n - 1 as from `tie_order`: of rows
+    at equal distance the next after row i come first. None: the lower id first, which must not be
+    used on both sides of a comparison.
     Raises InputError for NaN, n < 4, a constant representation, a zero row under cosine.
     """
     rows = _unit_rows(x) if metric == "cosine" else center(x)
     n = rows.shape[0]
     own = torch.arange(n) if units is None else torch.as_tensor(units)
     norms = rows.square().sum(1)
-    ids = torch.arange(n, dtype=torch.int64)
+    places = torch.arange(n) if ties is None else torch.as_tensor(ties).long()
+    starts = torch.zeros_like(places) if ties is None else places
+    ids = places.argsort().int()
     out = torch.empty(n, width, dtype=torch.int32)
     step = max(1, SLAB // n)
     for start in range(0, n, step):
@@ -73,11 +91,21 @@ def nearest(
         squared = both - 2 * (rows[part] @ rows.T)
         squared[squared <= EQUAL * both] = 0
         squared[own[part, None] == own[None, :]] = torch.inf
-        # Non-negative float32 sort like their bits; the id in the low half breaks ties.
-        keys = (squared.float().view(torch.int32).long() << 32) | ids
+        # Non-negative float32 sort like their bits; the way along the circle breaks ties.
+        way = (places[None, :] - starts[part, None]) % n
+        keys = (squared.float().view(torch.int32).long() << 32) | way
         best = keys.topk(width, dim=1, largest=False, sorted=True).values
-        out[part] = (best & 0xFFFFFFFF).int()
+        out[part] = ids[((best & 0xFFFFFFFF) + starts[part, None]) % n]
     return out
+
+
+def tie_order(n: int, name: str, seed: int = 0) -> Int[np.ndarray, " n"]:
+    """Places [n] of n rows on a circle: random, the same for a name and a seed.
+
+    Orders of different names are independent, which makes permutation tests exact under ties.
+    """
+    digest = hashlib.sha256(f"ties of {name}".encode()).digest()
+    return np.random.default_rng([seed, int.from_bytes(digest[:8], "big")]).permutation(n)
 
 
 def _unit_rows(x) -> Tensor:
@@ -95,17 +123,22 @@ def mutual_knn(
     y: Float[Tensor, "n e"],
     n_neighbors: float = FRACTION,
     metric: str = "euclidean",
+    seed: int = 0,
 ) -> float:
     """Mean share of k nearest neighbors that two representations have in common.
 
-    n_neighbors: k as a fraction of n. Returns a value in [0, 1]; 1 for equal neighborhoods,
-    expectation k / (n - 1) for unrelated ones. Cost n^2 (d + e), memory n k.
+    n_neighbors: k as a fraction of n. seed: of the order of tied rows. Returns a value in
+    [0, 1]; 1 for equal neighborhoods without ties, expectation k / (n - 1) for unrelated ones. Cost
+    n^2 (d + e), memory n k.
     Raises InputError for NaN, n < 4, a constant representation.
     Source: Huh et al. 2024, app. A (module docstring for the difference).
     """
     n = same_rows(x, y)
     k = count_neighbors(n, n_neighbors)
-    a, b = (nearest(z, k, metric=metric).tolist() for z in (x, y))
+    a, b = (
+        nearest(z, k, metric=metric, ties=tie_order(n, name, seed)).tolist()
+        for name, z in (("x", x), ("y", y))
+    )
     return sum(len(set(p) & set(q)) for p, q in zip(a, b, strict=True)) / (n * k)
 
 
@@ -116,6 +149,7 @@ class KNNLayer(NamedTuple):
     ids: Tensor  # [n, w] int32, nearest first, w >= k
     k: int
     units: np.ndarray | None
+    ties: np.ndarray  # [n] places on the circle that orders tied rows
 
 
 def prepare_knn(
@@ -124,8 +158,14 @@ def prepare_knn(
     *,
     n_neighbors: float = FRACTION,
     units: np.ndarray | None = None,
+    seed: int = 0,
+    ties: Int[np.ndarray, " n"] | None = None,
 ) -> KNNLayer:
-    """Find each row's neighbors once. Cost n^2 d."""
+    """Find each row's neighbors once. Cost n^2 d.
+
+    name, seed: of the order of tied rows; the two sides of a comparison need different names.
+    ties: the order itself, in place of both.
+    """
     rows = center(x, name)
     n = rows.shape[0]
     k = count_neighbors(n, n_neighbors)
@@ -134,7 +174,8 @@ def prepare_knn(
         raise InputError(f"{name}: k = {k} neighbors, but only {n - largest} rows of other images")
     # Wide enough that few rows run out of neighbors when a fold is left out.
     width = min(n - largest, 4 * k + 32)
-    return KNNLayer(rows, nearest(rows, width, units=units), k, units)
+    ties = tie_order(n, name, seed) if ties is None else ties
+    return KNNLayer(rows, nearest(rows, width, units=units, ties=ties), k, units, ties)
 
 
 def knn_values(xs: Sequence[KNNLayer], ys: Sequence[KNNLayer]) -> Float[Tensor, "a b"]:
@@ -149,8 +190,8 @@ def knn_permuted(
 ) -> Float[Tensor, "p a b"]:
     """Overlap of every pair after the rows of the second list are reordered: y[orders[b]].
 
-    Only ids are relabeled: neighbor j of the row now at i stands at inverse(j). Exact. (Ties in
-    distance keep the winners that they had before the reordering.)
+    Only ids are relabeled: neighbor j of the row now at i stands at inverse(j). Exact: the order of
+    tied rows moves with the rows.
     """
     n = same_rows(xs[0].ids, ys[0].ids)
     k = xs[0].k
@@ -224,7 +265,9 @@ def _kept_neighbors(layer: KNNLayer, kept: np.ndarray) -> Int[Tensor, "m k"]:
     out = ids[take].reshape(len(kept), layer.k).astype(np.int64)
     if len(short):
         units = None if layer.units is None else layer.units[kept]
-        again = nearest(layer.x[kept], layer.k, units=units)[short].numpy()
+        # The same circle, of the rows that are left.
+        ties = layer.ties[kept].argsort().argsort()
+        again = nearest(layer.x[kept], layer.k, units=units, ties=ties)[short].numpy()
         out[short] = kept[again]
     return torch.from_numpy(out)
 

@@ -92,6 +92,19 @@ def test_compare_refuses_what_does_not_pair_or_cannot_be_judged() -> None:
     assert bare.value == pytest.approx(1)
 
 
+@pytest.mark.parametrize("name", ["clusters", "strata"])
+def test_compare_takes_labels_of_any_kind(name: str) -> None:
+    x, y = draw(N, 5), draw(N, 5, seed=1)
+    labels = np.arange(N) // 3
+    expected = compare(x, y, **{name: [str(one) for one in labels]})
+    for same in (labels, torch.as_tensor(labels), labels.tolist(), labels.astype(str)):
+        assert compare(x, y, **{name: same}) == expected
+    with pytest.raises(InputError, match=rf"{name}: one label per image, not shape \(60, 1\)"):
+        compare(x, y, **{name: labels[:, None]})
+    with pytest.raises(InputError, match=rf"0 {name} for 60 image ids"):
+        compare(x, y, **{name: []})
+
+
 def test_compare_takes_arrays_and_token_features() -> None:
     x = draw(N, 9, 5).numpy()
     result = compare(x, x + 0.1 * draw(N, 9, 5, seed=1).numpy(), "mutual_knn")

@@ -11,7 +11,13 @@ from interp.errors import InputError
 from interp.geometry import MEASURES, angular_distance, debiased_cka, get_measure, mutual_knn
 from interp.geometry import procrustes as procrustes_similarity
 from interp.geometry.cka import cka_moments, cka_permuted, cka_values, prepare_cka
-from interp.geometry.neighbors import count_neighbors, knn_moments, nearest, prepare_knn
+from interp.geometry.neighbors import (
+    count_neighbors,
+    knn_moments,
+    nearest,
+    prepare_knn,
+    tie_order,
+)
 from interp.stats import make_folds
 
 NAMES = sorted(MEASURES)
@@ -37,14 +43,15 @@ def related(x: torch.Tensor, seed: int = 1) -> torch.Tensor:
     return x @ draw(x.shape[1], 7, seed=seed) + draw(x.shape[0], 7, seed=seed + 1)
 
 
-def prepare(name: str, x: torch.Tensor, k: float = 0.1):
+def prepare(name: str, x: torch.Tensor, k: float = 0.1, label: str = "x", **more):
     measure = MEASURES[name]
-    return measure.prepare(x, "x", **({"n_neighbors": k} if measure.uses_neighbors else {}))
+    more = {"n_neighbors": k, **more} if measure.uses_neighbors else {}
+    return measure.prepare(x, label, **more)
 
 
-def value(name: str, x: torch.Tensor, y: torch.Tensor, k: float = 0.1) -> float:
+def value(name: str, x: torch.Tensor, y: torch.Tensor, k: float = 0.1, label: str = "x") -> float:
     measure = MEASURES[name]
-    return float(measure.values([prepare(name, x, k)], [prepare(name, y, k)])[0, 0])
+    return float(measure.values([prepare(name, x, k)], [prepare(name, y, k, label)])[0, 0])
 
 
 def transform(invariance: str, x: torch.Tensor, scale: float) -> torch.Tensor:
@@ -94,8 +101,11 @@ def test_the_fast_path_equals_the_definition(name: str, kind: str) -> None:
     y = related(x)
     more = {"n_neighbors": 0.1} if MEASURES[name].uses_neighbors else {}
     slow = MEASURES[name].function(x, y, **more)
-    assert value(name, x, y) == pytest.approx(slow, abs=1e-10)
-    assert value(name, y, x) == pytest.approx(slow, abs=1e-10)
+    assert value(name, x, y, label="y") == pytest.approx(slow, abs=1e-10)
+    swapped = MEASURES[name].function(y, x, **more)
+    assert value(name, y, x, label="y") == pytest.approx(swapped, abs=1e-10)
+    if kind != "repeated":
+        assert swapped == pytest.approx(slow, abs=1e-10)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -117,6 +127,9 @@ def test_permuted_pairs_equal_recomputing(name: str, kind: str, counts: tuple[in
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("kind", ["tall", "wide", "repeated"])
 def test_leaving_a_fold_out_equals_recomputing_without_it(name: str, kind: str) -> None:
+    if MEASURES[name].uses_neighbors and kind == "repeated":
+        # Ties: test_a_fold_left_out_leaves_the_order_of_ties.
+        return
     x = example(kind)
     first, second = [x, related(x, seed=3)], [related(x), related(x, seed=5), x]
     folds = make_folds([str(i // 2) for i in range(len(x))], 5)
@@ -268,6 +281,75 @@ def test_nearest_breaks_ties_by_the_lower_id() -> None:
     assert nearest(x, 2)[0].tolist() == [1, 2]
     assert nearest(x, 2)[1].tolist() == [2, 3]
     assert nearest(x, 4)[0].tolist() == [1, 2, 3, 4]
+
+
+def test_nearest_orders_ties_along_a_circle_that_starts_after_each_row() -> None:
+    x = torch.tensor([[0.0], [1.0], [1.0], [1.0], [1.0], [5.0]])
+    # The circle 3 2 1 0 5 4.
+    ids = nearest(x, 3, ties=np.array([3, 2, 1, 0, 5, 4]))
+    assert ids.tolist() == [[4, 3, 2], [4, 3, 2], [1, 4, 3], [2, 1, 4], [3, 2, 1], [4, 3, 2]]
+
+
+def tied(kind: str, seed: int) -> torch.Tensor:
+    x = draw(40, 3, seed=seed)
+    if kind == "one_hot":
+        return torch.eye(4, dtype=torch.float64)[x[:, 0].mul(100).long() % 4]
+    if kind == "rectified":
+        return (x - 1).relu()
+    return x[torch.arange(40) // 3]
+
+
+TIED = ["one_hot", "rectified", "duplicated"]
+
+
+def test_without_ties_the_order_of_ties_changes_no_bit() -> None:
+    x, y = draw(60, 5), draw(60, 7, seed=1)
+    expected = nearest(x, 59)
+    for seed in range(5):
+        assert torch.equal(nearest(x, 59, ties=tie_order(60, "x", seed)), expected)
+        assert mutual_knn(x, y, 0.1, seed=seed) == mutual_knn(x, y, 0.1)
+
+
+def test_the_order_of_ties_is_that_of_the_name_and_the_seed() -> None:
+    orders = [tie_order(50, name, seed) for name in ("a", "b") for seed in (0, 1)]
+    assert len({order.tobytes() for order in orders}) == 4
+    assert np.array_equal(orders[0], tie_order(50, "a", 0))
+    x = tied("one_hot", 0)
+    same, other, again = (prepare("mutual_knn", x, label=one).ids for one in "aba")
+    assert torch.equal(same, again)
+    assert not torch.equal(same, other)
+
+
+@pytest.mark.parametrize("kind", TIED)
+def test_the_order_of_ties_moves_with_the_rows(kind: str) -> None:
+    x, y = tied(kind, 0), tied(kind, 1)
+    order, ties = np.random.default_rng(0).permutation(40), tie_order(40, "y")
+    first = prepare("mutual_knn", x)
+    second, moved = (prepare("mutual_knn", y[at], ties=ties[at]) for at in (np.arange(40), order))
+    relabeled = MEASURES["mutual_knn"].permuted([first], [second], order[None])
+    assert torch.equal(relabeled[0], MEASURES["mutual_knn"].values([first], [moved]))
+    # Both sides reordered alike: the same value.
+    both = prepare("mutual_knn", x[order], ties=first.ties[order])
+    before = MEASURES["mutual_knn"].values([first], [second])
+    assert torch.equal(MEASURES["mutual_knn"].values([both], [moved]), before)
+
+
+@pytest.mark.parametrize("kind", TIED)
+@pytest.mark.parametrize("n_folds", [3, 8])
+def test_a_fold_left_out_leaves_the_order_of_ties(kind: str, n_folds: int) -> None:
+    x, y = tied(kind, 0), tied(kind, 1)
+    folds = make_folds([str(i // 2) for i in range(40)], n_folds)
+    first, second = prepare("mutual_knn", x), prepare("mutual_knn", y, label="y")
+    fast = MEASURES["mutual_knn"].deleted([first], [second], folds)
+    for f in range(n_folds):
+        kept = np.flatnonzero(folds != f)
+        places = [one.ties[kept].argsort().argsort() for one in (first, second)]
+        parts = [
+            prepare("mutual_knn", z[kept], 4 / len(kept), ties=at)
+            for z, at in zip((x, y), places, strict=True)
+        ]
+        slow = MEASURES["mutual_knn"].values(parts[:1], parts[1:])
+        assert float(fast[f]) == pytest.approx(float(slow), abs=1e-12)
 
 
 def test_nearest_equals_a_stable_sort_of_distances() -> None:
