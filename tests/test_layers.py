@@ -67,6 +67,7 @@ PUBLIC = (
     "interp.dashboards",
     "interp.store",
     "interp.sae.synthetic",
+    "interp.sae.distributed",
     "interp_kernels",
 )
 

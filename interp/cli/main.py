@@ -150,4 +150,4 @@ def train_command(run_dir: Path) -> Any:
     """Return the command with a run's settings; the store has to be named again."""
     config = TrainConfig.load(run_dir)
     point = json.loads((run_dir / "config.json").read_text())["provenance"]["point"]["name"]
-    return Train(tyro.MISSING, point, config=config)
+    return Train(tyro.MISSING, (point,), config=config)

@@ -9,8 +9,9 @@ from typing import Annotated, Any
 from tyro.conf import Positional, arg
 
 import interp
-from interp import Generation, TrainConfig
+from interp import Generation, InterpError, TrainConfig
 from interp.cli.show import plain
+from interp.sae.distributed import share, this_rank
 
 Flat = arg(name="")
 
@@ -19,31 +20,45 @@ Flat = arg(name="")
 class Train:
     """Train a sparse autoencoder on a point of a store; a rerun continues a killed one.
 
+    Under torchrun several ranks share the work: torchrun --nproc-per-node 2 -m interp train ...
     Example: interp train activations/0123456789ab mid_block.resnets.1 --out runs/mid
     """
 
     store: Annotated[Positional[Path], arg(metavar="STORE")]
     """The store's folder."""
-    point: Annotated[Positional[str], arg(metavar="POINT")]
-    """Hook point, as `interp store info` lists them."""
+    points: Annotated[Positional[tuple[str, ...]], arg(metavar="POINT ...")]
+    """Hook point, as `interp store info` lists them; of several, each gets a run in OUT/POINT."""
     out: Path = Path("runs/sae")
     """Run directory: config.json, log.jsonl, sae/."""
     config: Annotated[TrainConfig, Flat] = field(default_factory=TrainConfig)
     fresh: bool = False
     """Start again instead of continuing what the directory holds."""
+    device: str = "cpu"
+    """cpu or cuda."""
+    layout: str = "auto"
+    """Under torchrun: auto splits the latents over the ranks; 2x4 takes batches in 2 parts, latents
+    in 4; each gives every rank points of its own."""
 
     def run(self) -> None:
-        """Print the run directory and the last line of the log."""
-        run = interp.train(
-            interp.open_store(self.store),
-            self.config,
-            point=self.point,
-            out=self.out,
-            resume=not self.fresh,
-        )
-        print(run.path)
-        if run.log:
-            print(json.dumps(run.log[-1]))
+        """Print the run directory and the last line of the log; of a split run, one rank does."""
+        if not self.points:
+            raise InterpError("name a point of the store, as `interp store info` lists them")
+        store = interp.open_store(self.store)
+        apart = self.layout == "each"
+        for point in share(self.points) if apart else self.points:
+            run = interp.train(
+                store,
+                self.config,
+                point=point,
+                out=self.out / point if len(self.points) > 1 else self.out,
+                resume=not self.fresh,
+                device=self.device,
+                layout=self.layout,
+            )
+            if apart or this_rank() == 0:
+                # One write, so that ranks do not mix their lines.
+                last = f"{json.dumps(run.log[-1])}\n" if run.log else ""
+                print(f"{run.path}\n{last}", end="", flush=True)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
+from interp_kernels import using_backend
 from torch import Tensor
 
 from interp.errors import InterpError, SAEError
@@ -26,13 +27,16 @@ from interp.sae.batches import Batches, check_batch
 from interp.sae.checkpoint import CHECKPOINT, load_checkpoint, remove_checkpoints, restore_optimizer
 from interp.sae.config import TrainConfig
 from interp.sae.log import Log, read_log
-from interp.sae.sharded import DeadCounts, ShardedTopK
+from interp.sae.sharded import DeadLatents, ShardedTopK
 from interp.sae.sharded_checkpoint import load_shards, newest_shards, part_of, save_shards
-from interp.sae.sharded_mesh import Mesh, this_rank, world_size
+from interp.sae.sharded_mesh import Mesh, span_of, this_rank, world_size
+from interp.sae.step import BETAS
 from interp.sae.topk import TopK
 
 if TYPE_CHECKING:
     from interp.sae.train import Run
+
+__all__ = ["share", "this_rank", "train_on", "world_size"]
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -88,6 +92,7 @@ def train_on(
     rows: np.ndarray | None,
     resume: bool,
     progress: bool,
+    backend: str,
 ) -> "Run":
     """`train` on a grid of ranks, called by each of them with the same arguments.
 
@@ -100,6 +105,7 @@ def train_on(
         rows: rows that may train.
         resume: go on from a checkpoint of any layout.
         progress: show a bar on rank 0.
+        backend: of the kernels.
 
     Returns:
         The run, on every rank.
@@ -108,23 +114,29 @@ def train_on(
         SAEError: as `train`; also where the ranks' arguments differ, the variant cannot be split,
             or a rank stopped.
     """
-    from interp.sae.train import Run, _open_source
+    from interp.sae.train import Run, _choose_backend, _open_source
 
     out = Path(out)
-    _check_same_arguments(mesh, source, config, point=point, out=out, rows=rows, resume=resume)
+    others = {"point": point, "out": out, "rows": rows, "resume": resume, "backend": backend}
+    _check_same_arguments(mesh, source, config, **others)
     if config.variant != TopK.variant:
         raise SAEError(
             f"variant {config.variant!r} cannot be split over {mesh.world} ranks, 'topk' can: use "
             "layout='each' with one run per rank"
         )
+    span_of(config.n_latents, mesh.layout.latents, mesh.latent_rank)
     reads = mesh.latent_rank == 0
     opened = _together(mesh, lambda: _open_source(source, config, point, rows) if reads else None)
     batches, provenance, units = opened or (None, {}, None)
-    if not _directory_is_finished(mesh, batches, provenance, config, out, resume):
+    place = mesh.device.type
+    found = _together(mesh, lambda: _choose_backend(out, backend, config, place, resume))
+    backend = mesh.everyone(found)[0]
+    if not _directory_is_finished(mesh, opened, config, out, resume, backend):
         state = _start(mesh, batches, config)
         if resume:
             _together(mesh, lambda: _restore(state, batches, out))
-        _run(state, batches, config, out, progress)
+        with using_backend(backend):  # type: ignore[arg-type]
+            _run(state, batches, config, out, progress)
         _together(mesh, lambda: _save(state, config, provenance, units, out))
     return Run(out, SAE.load(out / "sae"), read_log(out))
 
@@ -177,28 +189,27 @@ def _together(mesh: Mesh, work: Callable[[], Result]) -> Result:
 
 def _directory_is_finished(
     mesh: Mesh,
-    batches: Batches | None,
-    provenance: dict[str, Any],
+    opened: Any,
     config: TrainConfig,
     out: Path,
     resume: bool,
+    backend: str,
 ) -> bool:
     """Rank 0 writes or checks config.json; whether the run has already finished."""
     from interp.sae.train import _open_directory
 
-    def opened() -> bool:
-        if mesh.rank > 0 or batches is None:
+    def look() -> bool:
+        if mesh.rank > 0:
             return False
+        batches, provenance, _ = opened
         provenance["recipe"] = config.as_dict()
         provenance["fingerprint"] = batches.fingerprint
-        return _open_directory(out, config, provenance, resume) is not None
+        return _open_directory(out, config, provenance, resume, backend) is not None
 
-    return mesh.everyone(_together(mesh, opened))[0]
+    return mesh.everyone(_together(mesh, look))[0]
 
 
 def _start(mesh: Mesh, batches: Batches | None, config: TrainConfig) -> _State:
-    from interp.sae.train import BETAS
-
     moments = mesh.everyone(batches.statistics() if mesh.rank == 0 and batches else None)[0]
     # Every rank draws all initial weights, so that they do not depend on the layout.
     whole = TopK.build(len(moments.mean), config)
@@ -256,7 +267,7 @@ def _run(
 
     mesh = state.sae.mesh
     log = Log(out, state.step) if mesh.rank == 0 else None
-    dead = DeadCounts(mesh, config.window, state.silent)
+    dead = DeadLatents(mesh, config.window, state.silent)
     began = time.perf_counter() - state.seconds
     quiet = None if progress and mesh.rank == 0 else True
     with tqdm(total=config.steps, initial=state.step, desc="train", disable=quiet) as bar:
@@ -318,10 +329,10 @@ def _draw(state: _State, batches: Batches) -> tuple[Tensor, Tensor]:
     return own, torch.tensor([len(own), len(batch.x)])
 
 
-def _step(state: _State, x: Tensor, rows: int, dead: DeadCounts, config: TrainConfig) -> None:
+def _step(state: _State, x: Tensor, rows: int, dead: DeadLatents, config: TrainConfig) -> None:
     for group in state.optimizer.param_groups:
         group["lr"] = config.lr_at(state.step)
-    losses = state.sae.loss_terms(x, rows, state.silent >= config.window, dead.pop())
+    losses = state.sae.loss_terms(x, rows, dead.pop())
     loss = losses.reconstruction + config.aux_coefficient * losses.aux
     state.optimizer.zero_grad(set_to_none=True)
     loss.backward()
@@ -332,8 +343,9 @@ def _step(state: _State, x: Tensor, rows: int, dead: DeadCounts, config: TrainCo
     dead.push(state.silent)
     state.step += 1
     state.steps += 1
-    active = (losses.code.values > 0).sum() / rows
-    state.sums += torch.stack((losses.reconstruction, losses.aux, active)).detach()
+    active = (losses.code.values > 0).sum().double() / rows
+    terms = (losses.reconstruction.detach().double(), losses.aux.detach().double(), active)
+    state.sums += torch.stack(terms)
 
 
 def _collect(state: _State) -> None:

@@ -12,6 +12,8 @@ Gradients of a rank's latents need no communication; b_dec's encoder part is one
 Source: the scheme of Gao et al. 2024 (arXiv 2406.04093), appendix D.1, with exact ties.
 """
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from interp_kernels import encode_topk, select_topk, sparse_decode
@@ -23,6 +25,17 @@ from interp.sae.base import Code, Losses
 from interp.sae.losses import normalize_rows_, project_gradient_
 from interp.sae.sharded_mesh import SPLIT, Mesh, span_of, spread
 from interp.sae.topk import TopK
+
+
+class Dead(NamedTuple):
+    """Which latents are dead in a step."""
+
+    own: Tensor
+    """[p] bool, the rank's own latents."""
+    counts: list[int]
+    """Their number on each rank of this row, or more than it."""
+    some: Tensor
+    """[] bool, whether any rank of this row has one."""
 
 
 class ShardedTopK(nn.Module):
@@ -54,16 +67,13 @@ class ShardedTopK(nn.Module):
         self.register_buffer("mean", whole.mean.to(mesh.device, copy=True))
         self.register_buffer("scale", whole.scale.to(mesh.device, copy=True))
 
-    def loss_terms(
-        self, x: Float[Tensor, "n d"], rows: int, dead: Bool[Tensor, " p"], counts: list[int]
-    ) -> Losses:
+    def loss_terms(self, x: Float[Tensor, "n d"], rows: int, dead: Dead) -> Losses:
         """This rank's part of the losses: summed over the data dimension, those of one process.
 
         Args:
             x: [n, d] raw rows, the same on every rank of this row of latents.
             rows: rows of the whole batch, over which the losses are means.
-            dead: [p] bool, the rank's own latents.
-            counts: dead latents of each rank of this row, or more.
+            dead: the dead latents.
 
         Returns:
             The terms, and the code on the rank's own latents, counted from `span.low`.
@@ -74,10 +84,10 @@ class ShardedTopK(nn.Module):
         own = sparse_decode(code.values, code.indices, self.W_dec)
         error = z - (_SumForward.apply(own, self.mesh) + self.b_dec)
         aux = z.new_zeros(())
-        if sum(counts):
+        if sum(dead.counts):
             # The other ranks take part even where this one has no dead latent.
-            residual = error.detach() - _SumForward.apply(self._aux(z, dead, counts), self.mesh)
-            aux = residual.square().sum() / rows
+            residual = error.detach() - _SumForward.apply(self._aux(z, dead), self.mesh)
+            aux = residual.square().sum() / rows * dead.some
         return Losses(error.square().sum() / rows, aux, code)
 
     def finish_gradients(self) -> None:
@@ -119,17 +129,17 @@ class ShardedTopK(nn.Module):
             values, indices, kept = values[:, :width], indices[:, :width], kept[:, :width]
         return Code(values * kept, indices, len(self.b_enc))
 
-    def _aux(self, z: Tensor, dead: Tensor, counts: list[int]) -> Tensor:
+    def _aux(self, z: Tensor, dead: Dead) -> Tensor:
         """This rank's part of the dead latents' estimate of the residual: [n, d]."""
-        own = counts[self.mesh.latent_rank]
-        chosen = torch.nonzero_static(dead, size=own, fill_value=-1).squeeze(1)
+        own = dead.counts[self.mesh.latent_rank]
+        chosen = torch.nonzero_static(dead.own, size=own, fill_value=-1).squeeze(1)
         absent = chosen < 0
         chosen = chosen.clamp(min=0)
         weight = self.W_enc.index_select(0, chosen)
         dictionary = self.W_dec.index_select(0, chosen)
         bias = self.b_enc.index_select(0, chosen) - weight @ self.b_dec.detach()
         pre = F.linear(z, weight, bias).masked_fill(absent, -torch.inf)
-        if sum(counts) <= self.aux_k:
+        if sum(dead.counts) <= self.aux_k:
             return pre.relu() @ dictionary
         values, indices = _select(pre, min(self.aux_k, own))
         kept = keep_largest(values.detach(), self.aux_k, self.mesh)
@@ -202,11 +212,11 @@ class _SumBackward(torch.autograd.Function):
         return ctx.mesh.sum_(grad.clone(), "latents"), None
 
 
-class DeadCounts:
-    """Numbers of dead latents of each rank, known on the host without waiting for a GPU.
+class DeadLatents:
+    """The latents that AuxK revives, with their numbers known on the host without a wait for a GPU.
 
-    On a GPU the numbers of a step are those of one step before it, with the window shortened by
-    one: an upper bound, copied while the device went on.
+    On a GPU the numbers for a step are those before the step before it, with the window shortened
+    by one: an upper bound, copied while the device went on.
 
     Args:
         mesh: this process's place.
@@ -215,28 +225,30 @@ class DeadCounts:
     """
 
     def __init__(self, mesh: Mesh, window: int, silent: Int[Tensor, " p"]) -> None:
-        self._mesh = mesh
+        self._mesh, self._window = mesh, window
         self._lag = int(mesh.device.type == "cuda")
-        self._window = window - self._lag
         self._queue: list[tuple[Tensor, torch.cuda.Event | None]] = []
         for _ in range(1 + self._lag):
             self.push(silent)
 
     def push(self, silent: Int[Tensor, " p"]) -> None:
-        """Count after a step."""
-        counts = self._mesh.gather((silent >= self._window).sum(), "latents")
+        """Take the counters after a step."""
+        self._own = silent >= self._window
+        bound = silent >= self._window - self._lag
+        numbers = self._mesh.gather(torch.stack((self._own.sum(), bound.sum())), "latents")
+        self._some = numbers[:, 0].any()
         if not self._lag:
-            self._queue.append((counts, None))
+            self._queue.append((numbers[:, 1], None))
             return
-        host = torch.empty(counts.shape, dtype=counts.dtype, pin_memory=True)
-        host.copy_(counts, non_blocking=True)
+        host = torch.empty(len(numbers), dtype=numbers.dtype, pin_memory=True)
+        host.copy_(numbers[:, 1], non_blocking=True)
         event = torch.cuda.Event()
         event.record()
         self._queue.append((host, event))
 
-    def pop(self) -> list[int]:
-        """The counts for the next step; at most the step before the last has to be over."""
+    def pop(self) -> Dead:
+        """What is dead in the next step; at most the step before the last has to be over."""
         counts, event = self._queue.pop(0)
         if event is not None:
             event.synchronize()
-        return counts.tolist()
+        return Dead(self._own, counts.tolist(), self._some)

@@ -2,13 +2,15 @@
 
 `torch.distributed.checkpoint` writes one folder per checkpoint; the folder counts once its metadata
 are there, which is last. The layout is not part of it: 4 ranks go on from what 2 have written, and
-one process from what 4 have. The metadata are a pickle, as torch writes them: continue only runs of
-your own.
+one process from what 4 have. The metadata are a pickle, as torch writes them: it is read by an
+unpickler that knows torch's records of sizes and places, and refused where it names anything else.
 """
 
 import io
+import pickle
 import re
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,17 @@ from interp.errors import SAEError
 from interp.sae.sharded_mesh import SPLIT, Mesh, span_of, spread
 
 _PLAIN = "plain"
+_METADATA = "torch.distributed.checkpoint.metadata"
+_KNOWN = {
+    *((_METADATA, name) for name in ("Metadata", "MetadataIndex", "StorageMeta")),
+    *((_METADATA, name) for name in ("TensorStorageMetadata", "ChunkStorageMetadata")),
+    *((_METADATA, name) for name in ("TensorProperties", "_MEM_FORMAT_ENCODING")),
+    ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
+    ("torch.serialization", "_get_layout"),
+    ("torch", "Size"),
+    ("pathlib", "PosixPath"),
+    ("pathlib._local", "PosixPath"),
+}
 
 
 def save_shards(directory: Path, state: dict[str, Any], mesh: Mesh, n_latents: int) -> None:
@@ -99,13 +112,14 @@ def load_shards(folder: Path, mesh: Mesh | None = None) -> dict[str, Any]:
     from torch.distributed.checkpoint.state_dict_loader import load
 
     try:
-        reader = FileSystemReader(folder)
-        sizes = {name: (entry.size, entry.properties.dtype) for name, entry in _entries(reader)}
         flat = {
             name: _room(name, torch.Size(size), dtype, mesh)
-            for name, (size, dtype) in sizes.items()
+            for name, (size, dtype) in _sizes(folder).items()
         }
-        load(flat, storage_reader=reader, no_dist=mesh is None)
+        with warnings.catch_warnings():
+            # One process means to load as one process.
+            warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+            load(flat, storage_reader=FileSystemReader(folder), no_dist=mesh is None)
         local = {name: getattr(value, "_local_tensor", value) for name, value in flat.items()}
         plain = io.BytesIO(local.pop(_PLAIN).numpy().tobytes())
         skeleton = torch.load(plain, weights_only=True)
@@ -127,8 +141,23 @@ def part_of(state: dict[str, Any], low: int, high: int) -> dict[str, Any]:
     return _put_back(skeleton, own)
 
 
-def _entries(reader: Any) -> list[tuple[str, Any]]:
-    return list(reader.read_metadata().state_dict_metadata.items())
+class _Records(pickle.Unpickler):
+    """Admits what `torch.distributed.checkpoint` needs to describe tensors, and nothing else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        value = super().find_class(module, name) if (module, name) in _KNOWN else None
+        if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
+            value = getattr(torch, name)
+        if value is None:
+            raise pickle.UnpicklingError(f"it names {module}.{name}, no record of a checkpoint")
+        return value
+
+
+def _sizes(folder: Path) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    """Size and dtype of each tensor of a checkpoint."""
+    with (folder / ".metadata").open("rb") as file:
+        entries = _Records(file).load().state_dict_metadata
+    return {name: (entry.size, entry.properties.dtype) for name, entry in entries.items()}
 
 
 def _room(name: str, size: torch.Size, dtype: torch.dtype, mesh: Mesh | None) -> Tensor:

@@ -127,7 +127,7 @@ class Mesh:
         except RuntimeError as error:
             raise SAEError(
                 f"rank {self.rank} of {self.world}: another rank stopped or does not answer "
-                f"({str(error).splitlines()[0][-120:]}); the last checkpoint is kept: start the "
+                f"({_reason(error)}); the last checkpoint is kept: start the "
                 "same command again, with any number of ranks"
             ) from error
 
@@ -226,8 +226,7 @@ def open_mesh(layout: str, device: str) -> Mesh | None:
     place = _own_device(device)
     if not dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=TIMEOUT)
-        atexit.register(_close)
+        _meet(backend)
     for kind in {"cpu", place.type}:
         if f"{kind}:" not in str(dist.get_backend_config()):
             raise SAEError(
@@ -236,6 +235,11 @@ def open_mesh(layout: str, device: str) -> Mesh | None:
             )
     names = ("data", "latents")
     return Mesh(sizes, place, init_device_mesh(place.type, tuple(sizes), mesh_dim_names=names))
+
+
+def _reason(error: RuntimeError) -> str:
+    """The first sentence of a message of gloo or NCCL, without the place in their source."""
+    return re.sub(r"^\[\S+\] ", "", str(error).splitlines()[0]).partition(". ")[0][:200]
 
 
 def _under_torchrun() -> bool:
@@ -249,6 +253,16 @@ def _own_device(device: str) -> torch.device:
         place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
         torch.cuda.set_device(place)
     return place
+
+
+def _meet(backend: str) -> None:
+    try:
+        dist.init_process_group(backend, timeout=TIMEOUT)
+    except (RuntimeError, ValueError) as error:
+        raise SAEError(
+            f"the {world_size()} ranks that torchrun announces did not meet: {error}"
+        ) from error
+    atexit.register(_close)
 
 
 def _close() -> None:

@@ -113,8 +113,8 @@ def train(
     """
     mesh = open_mesh(layout, device)
     if mesh is not None:
-        shared = {"point": point, "out": out, "rows": rows, "resume": resume, "progress": progress}
-        return train_on(mesh, source, config, **shared)
+        how = {"resume": resume, "progress": progress, "backend": backend}
+        return train_on(mesh, source, config, point=point, out=out, rows=rows, **how)
     out = Path(out)
     batches, provenance, units = _open_source(source, config, point, rows)
     provenance["recipe"] = config.as_dict()
