@@ -8,6 +8,34 @@ from typing import Any
 
 from interp.errors import SAEError
 
+# Least and largest value. Latents are counted in int32, seeds in int64; 2^24 rows of width 1 are
+# already 64 MB per step, and Adam moves a weight by lr per step.
+RANGES: dict[str, tuple[float, float]] = {
+    "n_latents": (1, 2**31 - 1),
+    "k": (1, 2**31 - 1),
+    "batch_size": (1, 2**24),
+    "steps": (1, 2**40),
+    "lr": (0, 1e3),
+    "aux_k": (0, 2**31 - 1),
+    "aux_coefficient": (0, 1e6),
+    "dead_window": (0, 2**40),
+    "seed": (0, 2**63 - 1),
+    "checkpoint_every": (0, 2**40),
+    "log_every": (1, 2**40),
+}
+
+
+def _check_type(name: str, value: Any, kind: Any) -> None:
+    """Whole numbers, finite numbers, words: what a config file can hold, and no bool among them."""
+    if kind is int and type(value) is not int:
+        raise SAEError(f"{name} = {value!r} must be a whole number (an int)")
+    if kind is float and (type(value) is bool or not isinstance(value, int | float)):
+        raise SAEError(f"{name} = {value!r} must be a number")
+    if kind is float and not abs(value) < float("inf"):
+        raise SAEError(f"{name} = {value} must be a finite number")
+    if kind is str and not isinstance(value, str):
+        raise SAEError(f"{name} = {value!r} must be a word (a str)")
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -45,19 +73,14 @@ class TrainConfig:
     """Steps between log lines."""
 
     def __post_init__(self) -> None:
-        low = {
-            "n_latents": 1,
-            "k": 1,
-            "batch_size": 1,
-            "steps": 1,
-            "lr": 0,
-            "aux_k": 0,
-            "log_every": 1,
-        }
-        low |= {"aux_coefficient": 0, "dead_window": 0, "checkpoint_every": 0, "seed": 0}
-        for name, least in low.items():
-            if not getattr(self, name) >= least:
-                raise SAEError(f"{name} = {getattr(self, name)} must be at least {least}")
+        for field in dataclasses.fields(self):
+            _check_type(field.name, getattr(self, field.name), field.type)
+        for name, (low, high) in RANGES.items():
+            value = getattr(self, name)
+            if value < low:
+                raise SAEError(f"{name} = {value} must be at least {low}")
+            if value > high:
+                raise SAEError(f"{name} = {value} must be at most {high}")
         if self.k > self.n_latents:
             raise SAEError(f"k = {self.k} is not in 1..{self.n_latents} (n_latents)")
         for name in ("warmup", "decay", "held_out"):

@@ -56,8 +56,9 @@ class Evaluation:
     """Digest."""
     store: str
     """Hash."""
-    trained_rows: bool
-    """Whether rows of trained images were let in (`allow_train`)."""
+    trained_rows: bool | None
+    """Whether rows of trained images were let in (`allow_train`); None: the SAE does not know its
+    training rows, so that these may be among them."""
 
     def as_dict(self) -> dict[str, Any]:
         """All fields as JSON values."""
@@ -81,7 +82,8 @@ def evaluate(
         store: any store of the same model; its rows are read once, in order.
         point: name of the hook point.
         rows: bool mask or row ids to judge; default: every row that `allow_train` permits.
-        allow_train: let rows of trained images in; the record says so.
+        allow_train: let rows of trained images in; the record says so. Needed for an SAE that does
+            not know its training rows (trained on an iterable, or nowhere by `train`).
         baselines: also compute k-sparse PCA and a random dictionary, see `interp.sae.baselines`.
         seed: of the baselines' samples and dictionary.
 
@@ -89,12 +91,18 @@ def evaluate(
         The record.
 
     Raises:
-        SAEError: the SAE does not belong to the point or model, or rows of trained images were
-            asked for.
+        SAEError: the SAE does not belong to the point or model, rows of trained images were asked
+            for, or the SAE does not know its training rows; the last two unless `allow_train`.
         PointError: the store has no such point.
     """
     store.entries(point)
     check_match(sae, store.points[point], store.model)
+    if not len(sae.trained_units) and not allow_train:
+        raise SAEError(
+            "the SAE has no record of its training images (trained_units is empty): it was trained "
+            "on an iterable or made by hand, and these rows may be its own; pass allow_train=True "
+            "(--allow-train) to judge it all the same, or train it from a store"
+        )
     mask, generation = _judged_rows(sae, store, point, rows, allow_train)
     call = store.coords(point, columns=["call", "t", "log_snr"])
     sums = _Sums(sae, int(call["call"].max()) + 1)
@@ -116,7 +124,7 @@ def evaluate(
         baselines=compared,
         sae=sae.digest,
         store=store.hash,
-        trained_rows=allow_train,
+        trained_rows=allow_train if len(sae.trained_units) else None,
     )
 
 
@@ -162,13 +170,13 @@ class _Sums:
         self.fired = torch.zeros(sae.n_latents, dtype=torch.bool)
 
     def add(self, x: Tensor, call: np.ndarray) -> None:
-        code = self.sae.encode(x)
-        error = (x.double() - self.sae.decode(code).double()).square().sum(dim=1)
-        if not bool(torch.isfinite(error.sum())):
+        deviation = x.double() - self.shift
+        if not bool(torch.isfinite(deviation.sum())):
             raise SAEError(
                 f"{self.sae._where()} the rows hold NaN or infinity: run the store's verify"
             )
-        deviation = x.double() - self.shift
+        code = self.sae.encode(x)
+        error = (x.double() - self.sae.decode(code).double()).square().sum(dim=1)
         index = torch.from_numpy(call).long()
         self.count.index_add_(0, index, torch.ones_like(error))
         self.l0.index_add_(0, index, (code.values > 0).sum(dim=1).double())

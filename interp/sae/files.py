@@ -1,6 +1,7 @@
 """SAEs on disk: `config.json` and `sae.safetensors`, checked before they are believed."""
 
 import hashlib
+import inspect
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,11 +43,15 @@ def save_sae(sae: "SAE", directory: Path) -> Path:
 
     Returns:
         The directory.
+
+    Raises:
+        SAEError: a weight is not a finite float32, or the scale not positive; nothing is written.
     """
     from safetensors.torch import save
 
-    directory.mkdir(parents=True, exist_ok=True)
     tensors = {name: value.detach().cpu().contiguous() for name, value in sae.state_dict().items()}
+    _check_values(tensors, "the SAE, which is not saved")
+    directory.mkdir(parents=True, exist_ok=True)
     payload = save({**tensors, UNITS: sae.trained_units.cpu()})
     config = {
         "format": FORMAT,
@@ -63,7 +68,7 @@ def save_sae(sae: "SAE", directory: Path) -> Path:
 
 
 def load_sae(directory: Path) -> "SAE":
-    """Read an SAE, verifying format, hash, names, shapes and finiteness before use.
+    """Read an SAE, verifying format, hashes, types, names, shapes and values before use.
 
     Raises:
         SAEError: any of them fails; the message names the file and the reason.
@@ -78,6 +83,12 @@ def load_sae(directory: Path) -> "SAE":
     sae.load_state_dict(tensors, assign=True)
     for parameter in sae.parameters():
         parameter.requires_grad_(True)
+    found = digest_of(sae)
+    if found != config.get("digest"):
+        raise SAEError(
+            f"{directory / CONFIG} says digest {str(config.get('digest'))[:16]!r}, the SAE's is "
+            f"{found!r}: config and weights are not of one SAE; copy it again"
+        )
     sae.trained_units = units
     sae.provenance = config["provenance"]
     return sae
@@ -101,7 +112,44 @@ def _read_config(path: Path) -> dict[str, Any]:
     for key in ("spec", "provenance", "weights"):
         if not isinstance(config.get(key), dict):
             raise SAEError(f"{path} has no table {key!r}; copy the SAE again")
+    _check_provenance(config["provenance"], path)
     return config
+
+
+def _check_provenance(provenance: dict[str, Any], path: Path) -> None:
+    """What `check_match` and the dashboards read has the type that they expect, or is absent."""
+    kinds = {"point": dict, "model": dict, "recipe": dict, "split": dict, "store": str}
+    for key, kind in kinds.items():
+        value = provenance.get(key)
+        if value is not None and not isinstance(value, kind):
+            raise SAEError(f"{path}: provenance {key!r} is {_short(value)}, not a {kind.__name__}")
+    point, model = provenance.get("point"), provenance.get("model")
+    if point is not None and not isinstance(point.get("name"), str):
+        raise SAEError(f"{path}: provenance 'point' has no name: {_short(point)}")
+    if not isinstance((model or {}).get("weights_sha256") or "", str):
+        raise SAEError(f"{path}: provenance 'model' has no text as hash: {_short(model)}")
+
+
+def _short(value: object) -> str:
+    return repr(value)[:80]
+
+
+def _check_spec(variant: str, spec: dict[str, Any], where: Path) -> None:
+    """Values of the types that the constructor names: no bool or 2.5 as a whole number."""
+    from interp.sae import VARIANTS
+
+    if any(type(value) not in (int, float, str, bool) for value in spec.values()):
+        raise SAEError(f"{where}: spec {_short(spec)} holds more than numbers and words")
+    parameters = inspect.signature(VARIANTS[variant]).parameters
+    for name, value in spec.items():
+        kind = parameters[name].annotation if name in parameters else type(value)
+        if isinstance(kind, type) and type(value) is not kind:
+            raise SAEError(
+                f"{where}: spec {name} = {_short(value)} does not build {variant}: it must be of "
+                f"type {kind.__name__}"
+            )
+        if type(value) is int and not -(2**63) <= value < 2**63:
+            raise SAEError(f"{where}: spec {name} = {_short(value)} is beyond 64 bits")
 
 
 def _build_empty(config: dict[str, Any], directory: Path) -> "SAE":
@@ -111,8 +159,7 @@ def _build_empty(config: dict[str, Any], directory: Path) -> "SAE":
     if not isinstance(variant, str) or variant not in VARIANTS:
         raise SAEError(f"{directory} holds the variant {variant!r}; known are {sorted(VARIANTS)}")
     spec = config["spec"]
-    if any(type(value) not in (int, float, str, bool) for value in spec.values()):
-        raise SAEError(f"{directory / CONFIG}: spec {spec} holds more than numbers and words")
+    _check_spec(variant, spec, directory / CONFIG)
     try:
         # No memory is taken until the weights are known to have these shapes.
         with torch.device("meta"):
@@ -151,5 +198,21 @@ def _check_tensors(found: dict[str, Tensor], expected: dict[str, Tensor], path: 
                 f"{path}: {name} has shape {tuple(tensor.shape)}, its config says "
                 f"{tuple(expected[name].shape)}"
             )
-        if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
-            raise SAEError(f"{path}: {name} holds values that are not finite numbers")
+    _check_values(found, str(path))
+
+
+def _check_values(tensors: dict[str, Tensor], where: str) -> None:
+    """Weights are finite float32, and the scale, which divides, is positive."""
+    for name, tensor in tensors.items():
+        if tensor.dtype != torch.float32:
+            raise SAEError(
+                f"{where}: {name} holds values that are not float32 but "
+                f"{str(tensor.dtype).removeprefix('torch.')}; save sae.float()"
+            )
+        if not bool(torch.isfinite(tensor).all()):
+            raise SAEError(
+                f"{where}: {name} holds values that are not finite numbers; "
+                "if the training diverged, train again with a lower lr"
+            )
+    if not float(tensors["scale"]) > 0:
+        raise SAEError(f"{where}: scale = {float(tensors['scale'])} must be positive")

@@ -1,12 +1,15 @@
 """The run's log: one JSON object per line, whole lines only."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 from interp.errors import SAEError
 
 LOG = "log.jsonl"
+# What must be finite in a line.
+LOSSES = ("fvu", "aux")
 
 
 class Log:
@@ -21,8 +24,15 @@ class Log:
         """Append one line.
 
         Raises:
-            SAEError: the disk is full or not writable.
+            SAEError: the losses are not finite; the disk is full or not writable.
         """
+        wrong = {name: line[name] for name in LOSSES if not math.isfinite(line.get(name, 0.0))}
+        if wrong:
+            found = ", ".join(f"{name} = {value}" for name, value in wrong.items())
+            raise SAEError(
+                f"step {line['step']}: {found}: the training has diverged at lr = {line.get('lr')};"
+                " train again with a lower lr and resume=False"
+            )
         try:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")

@@ -55,7 +55,7 @@ def test_only_unseen_images_are_judged_by_default(sae, store):
 
 
 def test_rows_of_trained_images_are_refused_with_the_way_out(sae, store):
-    with pytest.raises(SAEError, match=r"288 of 320 rows come from .* pass allow_train=True"):
+    with pytest.raises(SAEError, match=r"288 of 320 rows come from .* allow_train=True"):
         evaluate(sae, store, "mid", rows=np.arange(320))
     assert evaluate(sae, store, "mid", rows=np.arange(320), allow_train=True).trained_rows
 
@@ -65,6 +65,17 @@ def test_another_image_of_a_trained_cluster_is_refused(sae, tmp_path):
     found = evaluate(sae, other, "mid", baselines=False)
     # Images 1..19 are in clusters 0..9, of which one was held out; images 20..39 are new.
     assert found.n_generations in (21, 22)
+
+
+def test_an_sae_that_does_not_know_its_training_rows_is_judged_on_request_only(store, tmp_path):
+    config = TrainConfig(n_latents=24, k=3, steps=5, checkpoint_every=0)
+    blind = train([store.rows("mid")] * 5, config, out=tmp_path).sae
+    for sae in (blind, TopK(6, 24, 3)):
+        with pytest.raises(SAEError, match=r"no record of its training images .* allow_train=True"):
+            evaluate(sae, store, "mid", baselines=False)
+        found = evaluate(sae, store, "mid", baselines=False, allow_train=True)
+        assert found.trained_rows is None
+        assert found.n_rows == 320
 
 
 def test_a_store_of_trained_images_only_is_refused(sae, store):
@@ -114,7 +125,7 @@ def test_an_sae_of_another_point_or_model_is_refused(store, provenance, message)
     with pytest.raises(SAEError, match=message):
         evaluate(sae, store, "mid")
     sae.provenance = {}
-    evaluate(sae, store, "mid", baselines=False)
+    evaluate(sae, store, "mid", baselines=False, allow_train=True)
 
 
 def test_an_sae_of_another_width_is_refused(store):

@@ -78,6 +78,16 @@ def test_a_config_that_is_not_json_is_refused(saved, text):
         ({"spec": {"d_in": 4, "n_latents": 8, "k": 9}}, "k = 9 is not in"),
         ({"spec": {"d_in": 4, "n_latents": 10**15, "k": 2}}, "has shape|does not build"),
         ({"spec": {"d_in": "4", "n_latents": 8, "k": 2}}, "does not build topk"),
+        ({"spec": {"d_in": 4, "n_latents": 8, "k": 2.5}}, "k = 2.5 does not build .* type int"),
+        ({"spec": {"d_in": 4, "n_latents": 8, "k": True}}, "k = True does not build .* type int"),
+        ({"spec": {"d_in": 4, "n_latents": 8, "k": 2, "seed": 2**70}}, "beyond 64 bits"),
+        ({"provenance": {"point": "mid"}}, "'point' is 'mid', not a dict"),
+        ({"provenance": {"point": {}}}, "'point' has no name"),
+        ({"provenance": {"model": "zoo:gan"}}, "'model' is 'zoo:gan', not a dict"),
+        ({"provenance": {"model": {"weights_sha256": 3}}}, "no text as hash"),
+        ({"provenance": {"recipe": [1]}}, "'recipe' is .* not a dict"),
+        ({"digest": "0123456789abcdef"}, "says digest '0123456789abcdef', the SAE's is"),
+        ({"digest": None}, "says digest 'None'"),
         ({"weights": {}}, "truncated or altered"),
     ],
 )
@@ -100,6 +110,11 @@ def test_a_huge_config_is_refused_before_it_is_read(saved, monkeypatch):
         (_tensors(extra=torch.zeros(1)), "holds .*extra"),
         (_tensors(b_dec=torch.full((4,), torch.nan)), "b_dec holds values that are not finite"),
         (_tensors(b_dec=torch.zeros(4, dtype=torch.int64)), "b_dec holds values that are not"),
+        (_tensors(W_dec=torch.zeros(8, 4, dtype=torch.float64)), "not float32 but float64"),
+        (_tensors(b_enc=torch.zeros(8).to(torch.float8_e4m3fn)), "not float32 but float8_e4m3fn"),
+        (_tensors(scale=torch.zeros(())), r"scale = 0\.0 must be positive"),
+        (_tensors(scale=torch.tensor(-2.0)), r"scale = -2\.0 must be positive"),
+        (_tensors(b_dec=torch.ones(4)), "config and weights are not of one SAE"),
         (_tensors(trained_units=torch.zeros(3)), "no list 'trained_units'"),
     ],
 )
@@ -107,6 +122,22 @@ def test_weights_that_do_not_fit_the_config_are_refused(saved, tensors, message)
     _replace_weights(saved, tensors)
     with pytest.raises(SAEError, match=message):
         SAE.load(saved)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda sae: sae.double(), "not float32 but float64"),
+        (lambda sae: sae.b_dec.data.fill_(torch.inf), "not finite .* lower lr"),
+        (lambda sae: sae.scale.fill_(0), "scale = 0.0 must be positive"),
+    ],
+)
+def test_what_could_not_be_loaded_is_not_saved(tmp_path, change, message):
+    sae = TopK(4, 8, 2)
+    change(sae)
+    with pytest.raises(SAEError, match=message):
+        sae.save(tmp_path / "sae")
+    assert not (tmp_path / "sae").exists()
 
 
 def test_a_full_disk_keeps_the_old_file(saved, monkeypatch):

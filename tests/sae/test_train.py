@@ -297,12 +297,43 @@ def test_one_cluster_cannot_be_split(tmp_path):
         ({"warmup": 1.0}, "warmup = 1.0 must be a share"),
         ({"lr": -1.0}, "lr = -1.0"),
         ({"lr": float("nan")}, "lr = nan"),
+        ({"lr": float("inf")}, "lr = inf must be a finite number"),
+        ({"aux_coefficient": float("inf")}, "aux_coefficient = inf must be a finite number"),
+        ({"lr": "0.1"}, "lr = '0.1' must be a number"),
+        ({"lr": 1e30}, r"lr = 1e\+30 must be at most"),
+        ({"k": 2.5}, "k = 2.5 must be a whole number"),
+        ({"k": True}, "k = True must be a whole number"),
+        ({"steps": 2.5}, "steps = 2.5 must be a whole number"),
+        ({"n_latents": "5"}, "n_latents = '5' must be a whole number"),
+        ({"seed": 2**70}, "seed = 1180591620717411303424 must be at most"),
+        ({"batch_size": 10**9}, "batch_size = 1000000000 must be at most 16777216"),
+        ({"variant": 3}, "variant = 3 must be a word"),
         ({"nonsense": 1}, r"no field \['nonsense'\]"),
     ],
 )
 def test_impossible_settings_are_refused(values, message):
     with pytest.raises(SAEError, match=message):
         TrainConfig.from_dict(values)
+
+
+def test_a_run_that_diverges_is_stopped_and_not_saved(tmp_path):
+    config = TrainConfig(n_latents=24, k=3, steps=20, log_every=1)
+    x = torch.randn(32, 6, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(SAEError, match=r"step 18: fvu = inf: the training has diverged at lr = "):
+        train([x] * 17 + [x * 1e30] * 3, config, out=tmp_path)
+    assert not (tmp_path / "sae").exists()
+    assert read_log(tmp_path)[-1]["step"] == 17
+
+
+def test_another_source_is_not_taken_for_the_finished_one(tmp_path):
+    config = TrainConfig(n_latents=24, k=3, steps=20, checkpoint_every=0)
+    one = torch.randn(32, 6, generator=torch.Generator().manual_seed(0))
+    first = train([one] * 20, config, out=tmp_path)
+    assert train([one] * 20, config, out=tmp_path).sae.digest == first.sae.digest
+    later = [one] * 15 + [one + 1] * 5
+    for other in ([one * 100 + 7] * 20, [one.double()] * 20, [one.flip(0)] * 20, later):
+        with pytest.raises(SAEError, match=r"holds another run \(provenance.fingerprint.sha256"):
+            train(other, config, out=tmp_path)
 
 
 def test_an_unknown_variant_is_refused(tmp_path):
