@@ -22,6 +22,14 @@ SCOPE = (
 MODELS = ("gan", "vae", "ddpm", "vit")
 # Mostly signal, as much signal as noise, mostly noise.
 NOISE_LEVELS = (2.0, 0.0, -2.0)
+# What the picture of each model's card shows.
+_PICTURES = {
+    "gan": "Samples of the GAN.",
+    "vae": "Held-out glyphs, below each row their reconstructions.",
+    "ddpm": "Samples of the U-Net, one row per category.",
+    "vit": "Up to 16 held-out glyphs per row, one row per category that the encoder names. Dark "
+    "tiles are inverted: their true category is another. Gaps: it named fewer.",
+}
 # Seeds of fresh GAN samples: training and judgement never share one.
 TRAIN_SEED, JUDGE_SEED = 1_000_000, 2_000_000
 
@@ -304,7 +312,7 @@ def _card(name: str) -> dict[str, Any]:
     undertrained = record.verdict is not None and record.verdict.undertrained
     picture = resources.files("interp.zoo") / "weights" / f"{name}.png"
     more = {"undertrained": undertrained, "warning": record.warning, "samples": Path(str(picture))}
-    return {**plain(record), **more}
+    return {**plain(record), **more, "samples_note": _PICTURES[name]}
 
 
 def _provenance(job: _Job) -> dict[str, Any]:
