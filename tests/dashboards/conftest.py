@@ -21,6 +21,7 @@ from tests.dashboards.synthetic import (
     edited,
     evaluation,
     features,
+    picture,
     with_few_rows,
 )
 from tests.dashboards.synthetic_alignment import alignment
@@ -45,7 +46,15 @@ def bundle(tmp_path_factory) -> Path:
         [store, vectors, hostile],
         alignments=[alignment(n_blocks=4), alignment(n_blocks=3, sample_set="samples")],
         evaluations=[evaluation(), None, None],
-        cards=[{"name": "zoo:gan", "verdict": {"undertrained": True, "reasons": ["far off"]}}],
+        cards=[
+            {
+                "name": "zoo:gan",
+                "verdict": {"undertrained": True, "reasons": ["far off"]},
+                "samples": picture(3, 32),
+                "samples_note": "Dark tiles are inverted.",
+            },
+            {"name": "zoo:ddpm"},
+        ],
         notes=["One note, <b>verbatim</b>."],
     )
 

@@ -22,7 +22,7 @@ def test_the_overview_states_notes_scores_and_warnings(visit, bundle):
     assert rows.count() == 3
     assert "0.200" in rows.nth(0).inner_text()
     assert "UNDERTRAINED" in rows.nth(1).inner_text()
-    assert "far off" in page.locator(".model-card").inner_text()
+    assert "far off" in page.locator(".model-card").first.inner_text()
     assert all(decoded(page, ".highlight img"))
 
 

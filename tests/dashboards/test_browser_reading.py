@@ -207,3 +207,11 @@ def test_pointing_at_a_latent_reads_its_shard_ahead(visit, bundle):
     assert not page.evaluate("INTERP.has('sae0/shard00003')")
     page.hover(".space .row[data-id='198']")
     page.wait_for_function("INTERP.has('sae0/shard00003')")
+
+
+def test_cards_are_of_one_height_and_say_what_their_picture_shows(visit, bundle):
+    page = go(visit, bundle)
+    heights = page.locator(".model-card").evaluate_all("n => n.map((c) => c.clientHeight)")
+    assert len(heights) == 2
+    assert heights[0] == heights[1]
+    assert "Dark tiles are inverted." in page.locator(".model-card").first.inner_text()

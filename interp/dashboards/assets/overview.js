@@ -231,6 +231,7 @@ INTERP.overview = (function () {
           el("br"),
           layerName(cell.layers[1]),
         ),
+        " ",
         low ? el("span", { class: "badge warn", text: "not above untrained twins" }) : null,
       ),
       el("td", { text: measureName(cell.measure), title: measureAbout(cell.measure) }),

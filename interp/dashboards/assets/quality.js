@@ -49,7 +49,7 @@ INTERP.quality = (function () {
     const { best, sae, beaten } = compared(evaluation);
     if (!best || !sae) return "Quality: FVU " + fixed(evaluation.fvu);
     return (
-      "Quality on one sample of rows: FVU " +
+      (sae.fvu === evaluation.fvu ? "Quality: FVU " : "Quality on one sample of rows: FVU ") +
       fixed(sae.fvu) +
       " beside " +
       fixed(best.fvu) +
@@ -99,7 +99,9 @@ INTERP.quality = (function () {
     const seen = peeked
       .map((code) => " " + code.name + " was fitted on the judged rows, which flatters it.")
       .join("");
-    if (sae)
+    const whole = sae && sae.fvu === evaluation.fvu;
+    if (whole) out.push("All codes of this table are judged on the same held-out rows." + seen);
+    else if (sae)
       out.push(
         "All codes of this table are judged on one sample of the held-out rows: FVU " +
           fixed(sae.fvu) +
