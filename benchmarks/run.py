@@ -22,6 +22,8 @@ CASES = {
     "capture": "benchmarks.capture",
     "dashboard": "benchmarks.dashboard",
     "peers": "benchmarks.peers.case",
+    "kernels": "benchmarks.kernels",
+    "train": "benchmarks.train",
 }
 RESULTS = Path(__file__).parent / "results"
 LIBRARIES = ("interp", "torch", "numpy", "safetensors", "pyarrow", "diffusers", "plotly", "triton")
@@ -31,36 +33,68 @@ class GateError(Exception):
     """A case's result is wrong, so its speed means nothing."""
 
 
-def run_case(module: ModuleType, *, quick: bool = False) -> dict[str, Any]:
+def run_case(module: ModuleType, *, quick: bool = False, device: str = "cpu") -> dict[str, Any]:
     """Pass the module's gate, then measure.
 
     Args:
         module: a case: `run(...) -> dict`, and optionally `gate()`.
         quick: small sizes, given to a `run` or `gate` that takes `quick`.
+        device: of the arithmetic, given to a `run` or `gate` that takes `device`.
 
     Returns:
         What `run` returned, with `gate` ("passed" or "none") and `seconds` added.
 
     Raises:
-        GateError: the gate failed; nothing was timed.
+        GateError: the gate failed and nothing was timed, or the measured result is wrong.
     """
     gate = getattr(module, "gate", None)
     if gate is not None:
         try:
-            _call(gate, quick)
+            _call(gate, quick, device)
         except AssertionError as error:
             raise GateError(
                 f"{module.__name__}: the gate failed, nothing was timed: {error}"
             ) from error
     start = time.perf_counter()
-    measured = _call(module.run, quick)
+    try:
+        measured = _call(module.run, quick, device)
+    except AssertionError as error:
+        raise GateError(f"{module.__name__}: its result is wrong, no figures: {error}") from error
     seconds = round(time.perf_counter() - start, 1)
     return {"gate": "none" if gate is None else "passed", "seconds": seconds, **measured}
 
 
-def _call(function: Any, quick: bool) -> Any:
-    takes = "quick" in inspect.signature(function).parameters
-    return function(quick=quick) if takes else function()
+def _call(function: Any, quick: bool, device: str) -> Any:
+    offered = {"quick": quick, "device": device}
+    takes = inspect.signature(function).parameters
+    return function(**{name: value for name, value in offered.items() if name in takes})
+
+
+def check_origins(interp: Path, kernels: Path) -> None:
+    """Refuse to measure two halves of different origin.
+
+    Args:
+        interp: file of the package `interp`.
+        kernels: file of the package `interp_kernels`.
+
+    Raises:
+        GateError: one is of a checkout and the other is not, or of another one.
+    """
+    root = interp.resolve().parents[1]
+    together = (root / "interp_kernels", root / "kernels" / "interp_kernels")
+    if kernels.resolve().parent not in together:
+        raise GateError(
+            f"interp is {interp.parent} and interp_kernels {kernels.parent}: two origins in one "
+            "measurement; install the checkout with pip install -e ., or run outside of it"
+        )
+
+
+def _check_installed() -> None:
+    import interp_kernels
+
+    import interp
+
+    check_origins(Path(str(interp.__file__)), Path(str(interp_kernels.__file__)))
 
 
 def environment() -> dict[str, Any]:
@@ -139,15 +173,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--quick", action="store_true", help="small sizes: does it work, not how fast"
     )
+    parser.add_argument("--device", default="cpu", help="of the arithmetic: cpu or cuda")
     options = parser.parse_args(arguments)
     unknown = sorted(set(options.cases) - set(CASES))
     if unknown:
         parser.error(f"no case {', '.join(unknown)}; there are {', '.join(CASES)}")
+    _check_installed()
     failed = 0
     for name in options.cases or CASES:
         where = environment()
         try:
-            result = run_case(importlib.import_module(CASES[name]), quick=options.quick)
+            module = importlib.import_module(CASES[name])
+            result = run_case(module, quick=options.quick, device=options.device)
         except GateError as error:
             failed = 1
             print(error, file=sys.stderr)
