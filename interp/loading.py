@@ -144,6 +144,28 @@ def wrap_zoo(
     )
 
 
+@contextmanager
+def _fetching(spec: str, path: str) -> Iterator[None]:
+    """Say plainly that a hub id or folder cannot be read.
+
+    Raises:
+        InputError: no such folder, no such id, no network, or damaged files.
+    """
+    from huggingface_hub.errors import HFValidationError
+
+    is_path = path.startswith(("/", "./", "../", "~")) or path.count("/") > 1
+    if is_path and not Path(path).exists():
+        raise InputError(f"{spec}: there is no folder {path}")
+    try:
+        yield
+    except (OSError, HFValidationError) as error:
+        why = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise InputError(
+            f"{spec} cannot be loaded: {why} (a folder that exists, or a hub id that can be "
+            "reached, is needed)"
+        ) from error
+
+
 # diffusers
 
 
@@ -156,11 +178,13 @@ def _load_diffusers(spec: str, rest: str, *, untrained: bool, seed: int, extra: 
         name = json.loads((folder / "config.json").read_text()).get("_class_name", "")
         if not hasattr(diffusers, name):
             raise InputError(f"{path}/config.json names no class of diffusers: {name!r}")
-        network = getattr(diffusers, name).from_pretrained(path)
+        with _fetching(spec, path):
+            network = getattr(diffusers, name).from_pretrained(path)
         return _wrap(network, spec, None, untrained=untrained, seed=seed, extra=extra)
     if folder.exists() and not (folder / "model_index.json").is_file():
         raise InputError(f"{path} has neither model_index.json nor config.json of diffusers")
-    pipe = diffusers.pipelines.pipeline_utils.DiffusionPipeline.from_pretrained(path)
+    with _fetching(spec, path):
+        pipe = diffusers.pipelines.pipeline_utils.DiffusionPipeline.from_pretrained(path)
     pipe.set_progress_bar_config(disable=True)
     return _wrap_pipeline(pipe, spec, part, untrained=untrained, seed=seed, extra=extra)
 
@@ -212,7 +236,8 @@ def _wrap(
 def _load_transformers(spec: str, rest: str, *, untrained: bool, seed: int, extra: tuple) -> Model:
     from transformers import AutoModel
 
-    network = AutoModel.from_pretrained(rest)
+    with _fetching(spec, rest):
+        network = AutoModel.from_pretrained(rest)
     return _wrap_vision(network, spec, rest, untrained=untrained, seed=seed, extra=extra)
 
 
@@ -252,12 +277,15 @@ def _load_lens(spec: str, rest: str, *, untrained: bool, seed: int, extra: tuple
     from transformer_lens.model_bridge import TransformerBridge
 
     if not untrained:
-        return Bridge(TransformerBridge.boot_transformers(rest), spec, extra=extra)
+        with _fetching(spec, rest):
+            bridge = TransformerBridge.boot_transformers(rest)
+        return Bridge(bridge, spec, extra=extra)
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+    with _fetching(spec, rest):
+        config, tokenizer = (c.from_pretrained(rest) for c in (AutoConfig, AutoTokenizer))
     with fresh_state(seed):
-        network = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(rest))
-    tokenizer = AutoTokenizer.from_pretrained(rest)
+        network = AutoModelForCausalLM.from_config(config)
     bridge = TransformerBridge.boot_transformers(rest, hf_model=network, tokenizer=tokenizer)
     return Bridge(bridge, spec, extra=extra)
 

@@ -134,7 +134,8 @@ def align(config: Config, stores: Any, label: str, out: Path) -> Found:
         run("choose", models, choose, **plain),
         run("judge", models, judge, twins=twins[first], **full),
         one_sided,
-        [run(f"twins{seed}", twins[seed], judge, **plain) for seed in rest],
+        # Untrained generators have images of their own: they pair by what they were made from.
+        [run(f"twins{seed}", twins[seed], judge, pairing="seed", **plain) for seed in rest],
     )
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from interp.errors import InputError
 from interp.models.inputs import EncodeBatch, Encoding, GenerateBatch, Generation, noise_seed
 from interp.models.model import Model
+from interp.models.samples import Origin
 from interp.store.files import canonical_json, sha256, tensor_bytes
 from interp.store.store import ActivationStore, open_store
 
@@ -79,7 +80,7 @@ def _from_images(images: "Images") -> Inputs:
     labels = images.labels.tolist()
     columns = {
         "image_id": images.ids,
-        "cluster": [str(cluster) for cluster in images.clusters.tolist()],
+        "cluster": images.clusters,
         "label": labels,
         "category": [images.categories[label] for label in labels],
         "caption": images.captions,
@@ -161,11 +162,22 @@ def check_encoding(recipe: Encoding, model: Model) -> None:
 
 
 def describe_generations(
-    recipe: Generation | Encoding, model: Model, inputs: Inputs | None, generations: np.ndarray
+    recipe: Generation | Encoding,
+    model: Model,
+    source: Inputs | Origin,
+    generations: np.ndarray,
 ) -> dict[str, Any]:
-    """Return the columns of the generations table for some generations."""
-    if isinstance(recipe, Encoding):
-        assert inputs is not None
+    """Return the columns of the generations table for some generations.
+
+    Args:
+        recipe: what is made or encoded.
+        model: what makes or encodes it.
+        source: the images of an encoding, or the origin of a generation's samples.
+        generations: their numbers.
+    """
+    if isinstance(source, Inputs):
+        assert isinstance(recipe, Encoding)
+        inputs = source
         index, draws = np.divmod(generations, recipe.draws)
         columns: dict[str, Any] = inputs.take(index)
         seeds = zip(columns["image_id"], draws.tolist(), strict=True)
@@ -173,10 +185,12 @@ def describe_generations(
         columns["seed"] = [noise_seed(recipe.seed, i, j) if noisy else -1 for i, j in seeds]
         columns["draw"] = draws
     else:
+        assert isinstance(recipe, Generation)
         batch = generate_batch(recipe, model, generations)
-        ids = [f"{model.name}@seed{seed}" for seed in batch.seeds]
+        ids = source.image_ids(batch)
         columns = {
             "image_id": ids,
+            "cluster": source.clusters(batch),
             "seed": batch.seeds,
             "source": [model.name] * len(ids),
             "prompt": batch.prompts or [""] * len(ids),

@@ -179,7 +179,7 @@ def _shard_size(n: int, per_generation: int, batch_size: int) -> int:
 
 def make_manifest(job: Job, shard_size: int) -> Manifest:
     """Return the manifest of a capture."""
-    identity = {key: value for key, value in job.model.identity().items() if key != "device"}
+    identity = {key: value for key, value in job.identity.items() if key != "device"}
     kind = "generation" if isinstance(job.recipe, Generation) else "encoding"
     recipe: dict[str, Any] = {"kind": kind, **_plain(job.recipe)}
     if job.inputs is not None:

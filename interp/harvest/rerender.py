@@ -71,6 +71,11 @@ def stored_job(store: ActivationStore, point: str, model: Model) -> Job:
             f"{store.path} was not written by one capture (recipe {store.recipe.get('kind')!r}); "
             "re-render from the stores that it was merged from"
         )
+    if kind is Generation and store.manifest.version[0] < 2:
+        raise StoreError(
+            f"{store.path} has format 1, whose samples took class and prompt by place, not by "
+            "seed: capture again to re-render"
+        )
     digest = model.identity()["weights_sha256"]
     if digest != store.model.get("weights_sha256"):
         raise InputError(

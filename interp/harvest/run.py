@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from interp.models.inputs import Encoding, Generation, Rows
 from interp.models.model import Model
 from interp.models.reading import Read, reading
 from interp.models.rows import to_rows
+from interp.models.samples import Origin, find_origin
 from interp.store.coords import Segment, choose_positions
 
 HALVES = {"uncond": 0, "cond": 1}
@@ -59,7 +61,19 @@ class Job:
 
     def table(self, generations: np.ndarray) -> dict:
         """Return the columns of the generations table."""
-        return describe_generations(self.recipe, self.model, self.inputs, generations)
+        return describe_generations(self.recipe, self.model, self._source, generations)
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """The model's identity; hashing large weights takes seconds, so it is done once."""
+        return self.model.identity()
+
+    @cached_property
+    def _source(self) -> Inputs | Origin:
+        if isinstance(self.recipe, Generation):
+            return find_origin(self.recipe, self.model, self.identity)
+        assert self.inputs is not None
+        return self.inputs
 
     def run(self, generations: np.ndarray, take: Callable[[Read], None]) -> Tensor | None:
         """Run the model on some generations, and return the images: made ones, or the inputs."""

@@ -12,7 +12,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from interp.errors import InputError, SAEError
-from interp.models import EncodeBatch, Generation, Model, editing
+from interp.models import EncodeBatch, Generation, Model, editing, find_origin
 from interp.sae import SAE
 from interp.sae.match import check_match
 from interp.sae.split import unit_hash
@@ -116,9 +116,10 @@ def substitute(
         PointError: the model has no such point, or it does not fire.
         InputError: the model makes no images of `source`, or the ablation changes none of them.
     """
-    check_match(sae, model.point(point), model.identity())
+    identity = model.identity()
+    check_match(sae, model.point(point), identity)
     if isinstance(source, Generation) and not allow_train:
-        _refuse_trained(model, sae, source)
+        _refuse_trained(model, identity, sae, source)
     sae = copy.deepcopy(sae).to(model.device)
     edits = {
         "identity": lambda rows, call: rows,
@@ -135,10 +136,16 @@ def substitute(
     return _record(sae, point, values, getattr(distance, "__name__", "distance"), seed)
 
 
-def _refuse_trained(model: Model, sae: SAE, recipe: Generation) -> None:
+def _refuse_trained(model: Model, identity: dict[str, Any], sae: SAE, recipe: Generation) -> None:
     trained = set(sae.trained_units.tolist())
-    seeds = range(recipe.seed, recipe.seed + recipe.n)
-    seen = [s for s in seeds if unit_hash("image", f"{model.name}@seed{s}") in trained]
+    batch = recipe.batch(0, recipe.n, n_classes=model.n_classes)
+    origin = find_origin(recipe, model, identity)
+    names = zip(batch.seeds, origin.image_ids(batch), origin.clusters(batch), strict=True)
+    seen = [
+        seed
+        for seed, image, cluster in names
+        if trained & {unit_hash("image", image), unit_hash("cluster", cluster)}
+    ]
     if seen:
         raise SAEError(
             f"the SAE was trained on the images of {len(seen)} of the {recipe.n} seeds, such as "

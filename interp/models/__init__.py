@@ -17,6 +17,7 @@ from interp.models.model import Model
 from interp.models.points import HookPoint, Site
 from interp.models.reading import Read, Reader, reading
 from interp.models.rows import from_rows, to_rows
+from interp.models.samples import Origin, find_origin
 from interp.models.table import points_table
 from interp.models.transformer import Transformer
 from interp.models.unet import UNet
@@ -48,6 +49,7 @@ __all__ = [
     "Generation",
     "HookPoint",
     "Model",
+    "Origin",
     "Read",
     "Reader",
     "Rows",
@@ -55,6 +57,7 @@ __all__ = [
     "Transformer",
     "UNet",
     "editing",
+    "find_origin",
     "from_rows",
     "noise_seed",
     "points_table",

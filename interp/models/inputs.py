@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar
@@ -51,6 +52,15 @@ def _at_least(recipe: Any, **bounds: int) -> None:
             )
 
 
+def _check_guidance(recipe: Any) -> None:
+    # Below 1 no sampler here guides: the images would be those of 1 under another name.
+    if not 1 <= recipe.guidance < math.inf:
+        raise InputError(
+            f"{type(recipe).__name__}.guidance = {recipe.guidance}: a number >= 1 is needed; 1 is "
+            "no guidance"
+        )
+
+
 def _one_of(recipe: Any, name: str, allowed: Sequence[str]) -> None:
     value = getattr(recipe, name)
     if value not in allowed:
@@ -66,11 +76,11 @@ class Generation:
     n: int = 64
     """How many images."""
     seed: int = 0
-    """Image i is made from seed + i alone."""
+    """Image i is made from seed + i alone, which also chooses its prompt and class."""
     prompts: tuple[str, ...] = ()
-    """Texts, taken in turn; empty: unconditional."""
+    """Texts, taken in turn by seed; empty: unconditional."""
     classes: tuple[int, ...] = ()
-    """Class numbers, taken in turn; empty: all classes in turn where the model has classes."""
+    """Class numbers, taken in turn by seed; empty: all where the model has classes."""
     negative_prompt: str = ""
     """What guidance moves away from."""
     scheduler: str = ""
@@ -78,7 +88,7 @@ class Generation:
     steps: int = 20
     """Sampling steps (some samplers call the network more often)."""
     guidance: float = 1.0
-    """Classifier-free guidance scale; 1 is no guidance."""
+    """Classifier-free guidance scale, at least 1, which is no guidance."""
     height: int = 0
     """Height in pixels; 0: native."""
     width: int = 0
@@ -92,8 +102,7 @@ class Generation:
         _at_least(self, n=1, seed=0, steps=1, height=0, width=0, batch_size=1)
         if self.scheduler:
             _one_of(self, "scheduler", tuple(SCHEDULERS))
-        if self.guidance < 0:
-            raise InputError(f"Generation.guidance = {self.guidance}: a number >= 0 is needed")
+        _check_guidance(self)
         if any(c < 0 for c in self.classes):
             raise InputError(f"Generation.classes = {self.classes}: numbers >= 0 are needed")
 
@@ -108,14 +117,15 @@ class Generation:
 
     def batch(self, start: int, stop: int, *, n_classes: int = 0) -> "GenerateBatch":
         """Return samples start..stop-1 as a batch; `n_classes` as in `Model.n_classes`."""
-        samples = range(start, stop)
+        # By seed, not by place: sample `seed + i` is one image whatever recipe it stands in.
+        seeds = tuple(self.seed + i for i in range(start, stop))
         classes = self.classes or tuple(range(n_classes))
         return GenerateBatch(
-            seeds=tuple(self.seed + i for i in samples),
-            prompts=tuple(self.prompts[i % len(self.prompts)] for i in samples)
+            seeds=seeds,
+            prompts=tuple(self.prompts[s % len(self.prompts)] for s in seeds)
             if self.prompts
             else (),
-            classes=tuple(classes[i % len(classes)] for i in samples) if classes else (),
+            classes=tuple(classes[s % len(classes)] for s in seeds) if classes else (),
             negative_prompt=self.negative_prompt,
             scheduler=self.scheduler,
             steps=self.steps,
@@ -227,6 +237,7 @@ class GenerateBatch:
 
     def __post_init__(self) -> None:
         _same_length("seeds", self.seeds, prompts=self.prompts, classes=self.classes)
+        _check_guidance(self)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from interp.errors import PointError
 
 STREAMS = ("image", "text", "skip", "context", "entry")
 KINDS = ("resid", "delta", "contrib", "entry")
+AXES = "bchwfts"
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,20 @@ class HookPoint:
     depth: float
 
     def __post_init__(self) -> None:
+        counts = (self.width, *self.grid) if isinstance(self.grid, tuple) else (0,)
+        if not all(type(n) is int and n > 0 for n in counts) or len(counts) > 4:
+            raise PointError(
+                f"{self.name}: width {self.width!r} and grid {self.grid!r} must be whole numbers "
+                ">= 1, at most three of them in the grid"
+            )
+        texts = (self.name, self.module, self.layout)
+        if not all(isinstance(text, str) for text in texts) or set(self.layout) - set(AXES):
+            raise PointError(
+                f"{self.name!r}: name, module {self.module!r} and layout {self.layout!r} must be "
+                f"text, the layout of the letters {AXES}"
+            )
+        if type(self.depth) not in (int, float) or not 0 <= self.depth <= 1:
+            raise PointError(f"{self.name}: depth {self.depth!r} is not a number from 0 to 1")
         if self.stream not in STREAMS or self.kind not in KINDS:
             raise PointError(
                 f"{self.name}: stream {self.stream!r} is not in {STREAMS} "

@@ -19,19 +19,25 @@ def unit_hash(kind: str, name: str) -> int:
 
 
 def generation_units(generations: Generations) -> np.ndarray:
-    """Hashes of image and cluster of each generation: [g, 2] int64.
+    """Hashes of image, cluster and pixels of each generation: [g, 3] int64.
 
-    A generated image is named by model and seed, so the same seed is the same unit.
+    Samples of one seed are one cluster, whatever else their model was given. Exact copies under
+    other ids share their pixels; an image that the store does not hold stands for its own.
     """
     images = [str(name) for name in generations["image_id"]]
     clusters = [
         str(name) or image for name, image in zip(generations["cluster"], images, strict=True)
     ]
-    pairs = [
-        (unit_hash("image", image), unit_hash("cluster", cluster))
-        for image, cluster in zip(images, clusters, strict=True)
+    pixels = generations["image_hash"] if "image_hash" in generations else [""] * len(images)
+    units = [
+        (
+            unit_hash("image", image),
+            unit_hash("cluster", cluster),
+            unit_hash("pixels", str(pixel)) if pixel else unit_hash("image", image),
+        )
+        for image, cluster, pixel in zip(images, clusters, pixels, strict=True)
     ]
-    return np.array(pairs, dtype=np.int64).reshape(len(images), 2)
+    return np.array(units, dtype=np.int64).reshape(len(images), 3)
 
 
 def training_generations(generations: Generations, held_out: float, seed: int) -> np.ndarray:
@@ -62,11 +68,10 @@ def training_generations(generations: Generations, held_out: float, seed: int) -
 
 
 def units_of(generations: Generations, chosen: np.ndarray) -> Tensor:
-    """Sorted hashes [u] int64 of the images and clusters of the chosen generations ([g] bool)."""
+    """Sorted hashes [u] int64 of images, clusters and pixels of the chosen generations ([g] bool)."""
     return torch.from_numpy(np.unique(generation_units(generations)[chosen]))
 
 
 def seen_generations(generations: Generations, trained_units: Tensor) -> np.ndarray:
-    """Generations whose image or cluster is among the trained units: [g] bool."""
-    seen = np.isin(generation_units(generations), trained_units.numpy())
-    return seen[:, 0] | seen[:, 1]
+    """Generations whose image, cluster or pixels are among the trained units: [g] bool."""
+    return np.isin(generation_units(generations), trained_units.numpy()).any(axis=1)

@@ -7,6 +7,7 @@ import math
 import mmap
 import os
 import re
+import stat
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,6 +27,8 @@ DTYPES = {
     "F32": torch.float32,
     "U8": torch.uint8,
 }
+# Types of rows.
+FLOATS = ("F16", "BF16", "F32")
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 # A megabyte at a time stays in the cache between hashing and writing; Linux transfers at most 2 GB
 # per call anyway.
@@ -187,24 +190,43 @@ def read_file(path: Path, entry: FileEntry) -> bytes:
     Raises:
         StoreError: the file is missing, truncated or altered.
     """
-    data = read_text(path)
-    if len(data) != entry.bytes:
-        raise StoreError(f"{path} is truncated or altered: {len(data)} bytes, not {entry.bytes}")
+    data = read_text(path, entry.bytes)
     if sha256(data) != entry.sha256:
         raise StoreError(f"{path} is damaged: its sha256 differs from the manifest's")
     return data
 
 
-def read_text(path: Path) -> bytes:
-    """Read a file whole.
+def read_text(path: Path, size: int | None = None) -> bytes:
+    """Read a file whole, of `size` bytes where that is known.
 
     Raises:
-        StoreError: the file is missing.
+        StoreError: the file is missing, has another size, or is no plain file.
+    """
+    fd, actual = open_plain(path)
+    with os.fdopen(fd, "rb") as file:
+        if size is not None and actual != size:
+            raise StoreError(f"{path} is truncated or altered: {actual} bytes, not {size}")
+        return file.read()
+
+
+def open_plain(path: Path) -> tuple[int, int]:
+    """Open a plain file for reading; returns its descriptor and its size.
+
+    Raises:
+        StoreError: the file is missing or unreadable, or is a folder, a pipe or a link.
     """
     try:
-        return path.read_bytes()
+        # A pipe would wait for a writer.
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
         raise StoreError(f"{path} is missing; run `interp store verify`") from None
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read: {error.strerror}") from error
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(fd)
+        raise StoreError(f"{path} is not a plain file; a store holds nothing else")
+    return fd, status.st_size
 
 
 def open_tensor(path: Path, dtype: str, shape: tuple[int, ...]) -> int:
@@ -215,23 +237,40 @@ def open_tensor(path: Path, dtype: str, shape: tuple[int, ...]) -> int:
     """
     expected = tensor_header(dtype, shape)
     size = HEADER_BYTES + DTYPES[dtype].itemsize * math.prod(shape)
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
-    except FileNotFoundError:
-        raise StoreError(f"{path} is missing; run `interp store verify`") from None
-    actual = os.fstat(fd).st_size
+    fd, actual = open_plain(path)
     if actual != size:
         os.close(fd)
-        raise StoreError(
-            f"{path} is truncated or altered: {actual} bytes where the manifest says {size}; "
-            "run `interp store verify`"
-        )
+        raise _other_size(path, actual, size)
     if os.pread(fd, HEADER_BYTES, 0) != expected:
         os.close(fd)
         raise StoreError(
             f"the header of {path} is not that of {dtype} {list(shape)}; run `interp store verify`"
         )
     return fd
+
+
+def check_size(path: Path, dtype: str, shape: tuple[int, ...]) -> None:
+    """Compare a tensor file's size with what the manifest says, before memory is taken for it.
+
+    Raises:
+        StoreError: the file is missing, or has another size.
+    """
+    size = HEADER_BYTES + DTYPES[dtype].itemsize * math.prod(shape)
+    try:
+        actual = path.lstat().st_size
+    except FileNotFoundError:
+        raise StoreError(f"{path} is missing; run `interp store verify`") from None
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read: {error.strerror}") from error
+    if actual != size:
+        raise _other_size(path, actual, size)
+
+
+def _other_size(path: Path, actual: int, size: int) -> StoreError:
+    return StoreError(
+        f"{path} is truncated or altered: {actual} bytes where the manifest says {size}; "
+        "run `interp store verify`"
+    )
 
 
 def hash_tensor(fd: int, size: int, path: Path) -> str:

@@ -15,10 +15,11 @@ from torch import Tensor
 from interp.errors import InputError, StoreError
 from interp.models.points import HookPoint
 from interp.store.coords import GENERATIONS, Segment
-from interp.store.files import tensor_bytes
+from interp.store.files import read_text, tensor_bytes
 from interp.store.manifest import Manifest
-from interp.store.staging import clean_store, finished_shards, start_store
+from interp.store.staging import clean_store, start_store
 from interp.store.store import ActivationStore, open_store
+from interp.store.verify import sound_shards
 from interp.store.writer import ShardWriter
 
 # Everything that a store may hold (see `format.md`); anything else keeps `remove_store` from it.
@@ -103,7 +104,7 @@ def write_store(
     )
     path = store_folder(out, manifest)
     start_store(path, manifest)
-    for shard in sorted(set(range(manifest.n_shards)) - set(finished_shards(path, manifest))):
+    for shard in sorted(set(range(manifest.n_shards)) - set(sound_shards(path, manifest))):
         start, stop = manifest.span(shard)
         part = {name: column[start:stop] for name, column in table.items()}
         with ShardWriter(path, manifest, shard) as writer:
@@ -206,7 +207,7 @@ def remove_store(path: str | os.PathLike) -> int:
         raise StoreError(f"{path} is a symbolic link; give the folder itself")
     if not (path / "manifest.json").is_file():
         raise StoreError(f"{path} is not an activation store; nothing was deleted")
-    Manifest.decode((path / "manifest.json").read_bytes(), str(path / "manifest.json"))
+    Manifest.decode(read_text(path / "manifest.json"), str(path / "manifest.json"))
     strange = [
         child.name
         for child in path.iterdir()

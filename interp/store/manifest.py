@@ -1,6 +1,7 @@
 """The JSON of a store: the manifest, one entry per shard, and their strict reading."""
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -10,7 +11,7 @@ from typing import Any, TypeVar
 from interp.errors import PointError, StoreError
 from interp.models.points import HookPoint
 from interp.store.files import (
-    DTYPES,
+    FLOATS,
     FileEntry,
     canonical_json,
     inside,
@@ -21,9 +22,12 @@ from interp.store.files import (
 
 FORMAT = "interp-store"
 # (major, minor): a reader refuses a newer major version and ignores what a newer minor one adds.
-VERSION = (1, 0)
+VERSION = (2, 0)
 # More rows per shard than this is a damaged or hostile manifest, not a capture.
 _MAX_ROWS = 1 << 40
+
+# What reading JSON of another shape raises.
+_DAMAGE = (KeyError, TypeError, ValueError, AttributeError, RecursionError)
 
 T = TypeVar("T")
 
@@ -34,7 +38,8 @@ class Manifest:
 
     `model` is the identity of the model without the device, `recipe` and `rows` are the fields of
     the recipes, `images` is the digest of the encoded images (None for a generation). Shards hold
-    `shard_size` generations each, or start at `starts` where a merge made them uneven.
+    `shard_size` generations each, or start at `starts` where a merge made them uneven. `version`
+    is that of the format; a store keeps the one that it was written in.
     """
 
     points: tuple[HookPoint, ...]
@@ -45,6 +50,7 @@ class Manifest:
     n_generations: int
     shard_size: int
     starts: tuple[int, ...] = ()
+    version: tuple[int, int] = VERSION
 
     def __post_init__(self) -> None:
         names = [point.name for point in self.points]
@@ -68,18 +74,23 @@ class Manifest:
 
     @property
     def hash(self) -> str:
-        """SHA-256 of the recipe: what was asked for, independent of paths and devices."""
+        """SHA-256 of the manifest: what was asked for, independent of paths and devices."""
         # Where the images lie is not what they are: their digest stands for them.
         recipe = {key: value for key, value in self.recipe.items() if key != "images"}
         inputs = {
-            "format": [FORMAT, VERSION[0]],
+            "format": [FORMAT, self.version[0]],
             "model": {key: value for key, value in self.model.items() if key != "device"},
-            "points": [point.name for point in self.points],
+            "points": [point.as_dict() for point in self.points],
             "recipe": recipe,
             "rows": self.rows,
             "shard_size": self.shard_size,
             "images": self.images,
+            "n_generations": self.n_generations,
+            "starts": list(self.starts),
         }
+        if self.version[0] < 2:
+            inputs["points"] = [point.name for point in self.points]
+            del inputs["n_generations"], inputs["starts"]
         return sha256(canonical_json(inputs))
 
     def span(self, shard: int) -> tuple[int, int]:
@@ -94,7 +105,7 @@ class Manifest:
         """Return the bytes of `manifest.json`."""
         value = {
             "format": FORMAT,
-            "version": list(VERSION),
+            "version": list(self.version),
             "hash": self.hash,
             "points": [point.as_dict() for point in self.points],
             "model": self.model,
@@ -117,24 +128,27 @@ class Manifest:
         value = _parse(data, where)
         if not isinstance(value, dict) or value.get("format") != FORMAT:
             raise StoreError(f"{where} is not the manifest of an activation store")
-        _check_version(value.get("version"), where)
+        version = _check_version(value.get("version"), where)
         try:
             manifest = Manifest(
                 points=tuple(_hook_point(point) for point in value["points"]),
                 model=_typed(value["model"], dict),
                 recipe=_typed(value["recipe"], dict),
                 rows=_typed(value["rows"], dict),
-                images=value["images"],
+                images=None if value["images"] is None else _digest(value["images"]),
                 n_generations=_count(value["n_generations"]),
                 shard_size=_count(value["shard_size"]),
                 starts=tuple(_count(start) for start in value["starts"]),
+                version=version,
             )
-        except (KeyError, TypeError, ValueError, AttributeError, PointError) as error:
+            # Numbers without end and broken text have no canonical form.
+            found = manifest.hash
+        except (*_DAMAGE, PointError) as error:
             raise StoreError(f"{where} is damaged: {error!r}") from error
-        if manifest.hash != value.get("hash"):
+        if found != value.get("hash"):
             raise StoreError(
-                f"{where} was altered: it says hash {str(value.get('hash'))[:12]}, its recipe "
-                f"hashes to {manifest.hash[:12]}"
+                f"{where} was altered: it says hash {str(value.get('hash'))[:12]}, its content "
+                f"hashes to {found[:12]}"
             )
         return manifest
 
@@ -194,7 +208,7 @@ class ShardEntry:
         value = _parse(data, where)
         try:
             entry = _shard_entry(value)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except _DAMAGE as error:
             raise StoreError(f"{where} is damaged: {error!r}") from error
         names = [point.name for point in manifest.points]
         if (
@@ -218,6 +232,12 @@ def read_entries(path: Path, manifest: Manifest) -> list[ShardEntry]:
     """
     folder = inside(path, "shards")
     present = {file.name for file in folder.glob("*.json")}
+    odd = sorted(present - {f"{shard_stem(shard)}.json" for shard in range(manifest.n_shards)})
+    if odd:
+        raise StoreError(
+            f"{folder} holds {', '.join(odd[:4])}, but the manifest names {manifest.n_shards} "
+            "shards: it was altered, or files of another store lie here"
+        )
     entries = []
     for shard in range(manifest.n_shards):
         name = f"{shard_stem(shard)}.json"
@@ -233,9 +253,9 @@ def _shard_entry(value: Any) -> ShardEntry:
     images = value["images"]
     if images is not None:
         images = (tuple(_count(n) for n in images["shape"]), _digest(images["sha256"]))
-        if len(images[0]) != 4:
-            raise ValueError(f"images of shape {images[0]}")
     start, stop = value["generations"]
+    if images is not None and (len(images[0]) != 4 or images[0][::3] != (stop - start, 3)):
+        raise ValueError(f"images of shape {images[0]} for generations {start} to {stop - 1}")
     return ShardEntry(
         shard=_count(value["shard"]),
         generations=(_count(start), _count(stop)),
@@ -258,21 +278,29 @@ def _point_entry(item: Mapping[str, Any], coords: tuple[tuple[int, FileEntry], .
         rate=float(item["rate"]),
         coords=_count(item["coords"]),
     )
-    if entry.dtype not in DTYPES or entry.coords >= len(coords):
+    if entry.dtype not in FLOATS or entry.coords >= len(coords):
         raise ValueError(f"dtype {entry.dtype}, coords {entry.coords}")
     if coords[entry.coords][0] != entry.rows:
         raise ValueError(f"{entry.rows} rows with {coords[entry.coords][0]} coordinates")
+    places = math.prod(entry.grid) if len(entry.grid) <= 3 else 0
+    if not 1 <= entry.positions <= places or entry.rows % entry.positions or not entry.rows:
+        raise ValueError(f"{entry.rows} rows in maps of {entry.positions} of grid {entry.grid}")
+    if not 0 < entry.rate <= 1:
+        raise ValueError(f"rate {entry.rate}")
     return entry
 
 
-def _check_version(version: Any, where: str) -> None:
-    if not (isinstance(version, list) and len(version) == 2 and isinstance(version[0], int)):
+def _check_version(version: Any, where: str) -> tuple[int, int]:
+    """Return the version: 1.0, or this major version with any minor one."""
+    exact = isinstance(version, list) and [type(part) for part in version] == [int, int]
+    if not exact or version[0] < 1 or version[1] < 0:
         raise StoreError(f"{where} is damaged: version {version!r}")
     if version[0] > VERSION[0]:
         raise StoreError(
             f"{where} has store format {version[0]}.{version[1]}, this library reads up to "
             f"{VERSION[0]}.x: upgrade interp"
         )
+    return version[0], version[1]
 
 
 def _pretty(value: object) -> bytes:
@@ -282,17 +310,21 @@ def _pretty(value: object) -> bytes:
 
 def _parse(data: bytes, where: str) -> Any:
     try:
-        return json.loads(data)
+        return json.loads(data, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise StoreError(f"{where} is not valid JSON: {error}") from error
+
+
+def _no_constant(text: str) -> None:
+    raise ValueError(f"{text} is not a JSON number")
 
 
 def _hook_point(item: Mapping[str, Any]) -> HookPoint:
     # A newer minor version may add fields: they are ignored.
     known = {field.name for field in fields(HookPoint)}
     point = HookPoint.from_dict({key: item[key] for key in item if key in known})
-    if _count(point.width) < 1 or not isinstance(point.name, str):
-        raise ValueError(f"point {point.name!r} of width {point.width}")
+    if max(point.width, *point.grid, 1) > _MAX_ROWS:
+        raise ValueError(f"point {point.name!r} of width {point.width} and grid {point.grid}")
     return point
 
 

@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from interp.errors import InputError, StoreError
-from interp.store.coords import COORDS, GENERATIONS, encode_table, read_table
+from interp.store.coords import COORDS, GENERATIONS, encode_table
 from interp.store.files import HEADER_BYTES, FileEntry, inside, point_folder, shard_stem
 from interp.store.manage import store_folder
-from interp.store.manifest import Manifest, ShardEntry
-from interp.store.staging import Staging, clean_store, explain, finished_shards, start_store
+from interp.store.manifest import VERSION, Manifest, ShardEntry
+from interp.store.staging import Staging, clean_store, explain, start_store
 from interp.store.store import ActivationStore, open_store
+from interp.store.tables import read_coordinates, read_generations
+from interp.store.verify import sound_shards
 
 
 def merge_stores(paths: Sequence[str | os.PathLike], out: str | os.PathLike) -> ActivationStore:
@@ -40,7 +42,7 @@ def merge_stores(paths: Sequence[str | os.PathLike], out: str | os.PathLike) -> 
     manifest = stores[0].manifest if parts else _joined(stores)
     path = store_folder(out, manifest)
     start_store(path, manifest)
-    done = set(finished_shards(path, manifest))
+    done = set(sound_shards(path, manifest))
     offset = shard = 0
     for store in stores:
         for entry in store.shards:
@@ -97,6 +99,7 @@ def _joined(stores: Sequence[ActivationStore]) -> Manifest:
         n_generations=sum(sizes),
         shard_size=max(sizes),
         starts=tuple(int(start) for start in np.cumsum([0, *sizes[:-1]])),
+        version=VERSION,
     )
 
 
@@ -135,17 +138,15 @@ def _copy_tensors(store: ActivationStore, entry: ShardEntry, staging: Staging) -
 def _relabel(
     store: ActivationStore, entry: ShardEntry, staging: Staging, offset: int
 ) -> ShardEntry:
-    old, new = shard_stem(entry.shard), shard_stem(staging.shard)
+    new = shard_stem(staging.shard)
     start, stop = entry.generations
     coords: list[tuple[int, FileEntry]] = []
-    for number, (rows, file) in enumerate(entry.coords):
-        source = inside(store.path, f"coords/{old}-{number:03d}.parquet")
-        columns = read_table(source, file, COORDS, list(COORDS), rows)
+    for number, (rows, _) in enumerate(entry.coords):
+        columns = read_coordinates(store.path, store.manifest, entry, number, list(COORDS))
         columns["generation"] = columns["generation"] + np.int32(offset)
         data = encode_table(columns, COORDS)
         coords.append((rows, staging.write(f"coords/{new}-{number:03d}.parquet", data)))
-    source = inside(store.path, f"generations/{old}.parquet")
-    table = read_table(source, entry.table, GENERATIONS, list(GENERATIONS), stop - start)
+    table = read_generations(store.path, store.manifest, entry)
     table["generation"] = table["generation"] + offset
     written = staging.write(f"generations/{new}.parquet", encode_table(table, GENERATIONS))
     return dataclasses.replace(

@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from interp.errors import StoreError
@@ -15,6 +16,7 @@ from interp.store.files import (
     FileEntry,
     disk_full,
     inside,
+    read_text,
     shard_stem,
     sync,
     sync_all,
@@ -27,6 +29,8 @@ from interp.store.manifest import Manifest, ShardEntry
 # A file system without locks: writers of the same shard then write the same bytes over each other.
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 _COPY_BYTES = 4 << 20
+# The folder asked for is a file or lies in one, or may not be written.
+_FORBIDDEN = (errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def start_store(path: Path, manifest: Manifest) -> None:
@@ -39,7 +43,7 @@ def start_store(path: Path, manifest: Manifest) -> None:
     """
     file = path / "manifest.json"
     if file.exists():
-        found = Manifest.decode(file.read_bytes(), str(file))
+        found = Manifest.decode(read_text(file), str(file))
         if found.hash != manifest.hash:
             raise StoreError(
                 f"{path} holds another store (hash {found.hash[:12]}, not {manifest.hash[:12]})"
@@ -54,7 +58,8 @@ def start_store(path: Path, manifest: Manifest) -> None:
         write_atomic(file, manifest.encode(), temporary)
         sync(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise explain(error, path, "the manifest") from error
 
 
@@ -71,7 +76,12 @@ def clean_store(path: Path, manifest: Manifest) -> None:
 
 
 def explain(error: OSError, path: Path, what: str) -> Exception:
-    """Return the error to raise: a `StoreError` where the disk is full."""
+    """Return the error to raise: a `StoreError` where the disk is full or the folder forbidden."""
+    if error.errno in _FORBIDDEN:
+        return StoreError(
+            f"{what} of {path} cannot be written: {error.strerror}; choose a folder that is one, "
+            "and in which you may write"
+        )
     if not disk_full(error):
         return error
     return StoreError(

@@ -23,17 +23,16 @@ from interp.store.coords import (
     Index,
     flat_positions,
     grid_axes,
-    read_table,
     row_ids,
 )
 from interp.store.files import (
     DTYPES,
     HEADER_BYTES,
+    check_size,
     gather_rows,
     inside,
     open_tensor,
     point_folder,
-    read_file,
     read_into,
     read_text,
     shard_stem,
@@ -42,6 +41,7 @@ from interp.store.files import (
 from interp.store.manifest import Manifest, PointEntry, ShardEntry, no_store, read_entries
 from interp.store.reader import ShuffledReader
 from interp.store.statistics import Statistics, merge_statistics
+from interp.store.tables import read_coordinates, read_generations, read_statistics
 from interp.store.verify import Problem, verify_shard
 
 # Descriptors kept open; far below the usual limit of 1024 per process.
@@ -93,6 +93,7 @@ class ActivationStore:
                 "run the capture again to continue it, or open_store(path, partial=True)"
             )
         self._files: OrderedDict[tuple[str, int], int] = OrderedDict()
+        self._sized: set[str] = set()
         self._index = {point.name: i for i, point in enumerate(self.manifest.points)}
 
     def __repr__(self) -> str:
@@ -137,11 +138,7 @@ class ActivationStore:
     @cached_property
     def generations(self) -> dict[str, np.ndarray]:
         """One row per generation: ids, clusters, labels, captions, seeds (see `format.md`)."""
-        parts = []
-        for entry in self.shards:
-            path = inside(self.path, f"generations/{shard_stem(entry.shard)}.parquet")
-            count = entry.generations[1] - entry.generations[0]
-            parts.append(read_table(path, entry.table, GENERATIONS, list(GENERATIONS), count))
+        parts = [read_generations(self.path, self.manifest, entry) for entry in self.shards]
         return {name: np.concatenate([part[name] for part in parts]) for name in GENERATIONS}
 
     def entries(self, point: str) -> list[PointEntry]:
@@ -157,9 +154,19 @@ class ActivationStore:
                 f"{', '.join(close or list(self._index)[:4])} ({len(self._index)} in all)"
             )
         entries = [shard.points[point] for shard in self.shards]
+        if point not in self._sized:
+            self._check_sizes(point)
         if len({entry.dtype for entry in entries}) > 1:
             raise StoreError(f"{point} has shards of several dtypes")
         return entries
+
+    def _check_sizes(self, point: str) -> None:
+        folder = point_folder(self._index[point], point)
+        for entry in self.shards:
+            path = inside(self.path, f"{folder}/{shard_stem(entry.shard)}.safetensors")
+            item = entry.points[point]
+            check_size(path, item.dtype, (item.rows, self.points[point].width))
+        self._sized.add(point)
 
     def starts(self, point: str) -> np.ndarray:
         """Return the first row id of each shard, and the number of rows at the end."""
@@ -267,9 +274,7 @@ class ActivationStore:
     def _coordinates(self, point: str, columns: list[str]) -> dict[str, np.ndarray]:
         parts = []
         for shard, entry in zip(self.shards, self.entries(point), strict=True):
-            rows, file = shard.coords[entry.coords]
-            relative = f"coords/{shard_stem(shard.shard)}-{entry.coords:03d}.parquet"
-            parts.append(read_table(inside(self.path, relative), file, COORDS, columns, rows))
+            parts.append(read_coordinates(self.path, self.manifest, shard, entry.coords, columns))
         return {name: np.concatenate([part[name] for part in parts]) for name in columns}
 
     def _places(self, generations: np.ndarray) -> np.ndarray:
@@ -300,6 +305,9 @@ class ActivationStore:
         shapes = {entry.images[0][1:] if entry.images else () for entry in self.shards}
         if len(shapes) != 1 or shapes == {()}:
             raise StoreError(f"{self.path} has no images, or images of several sizes: {shapes}")
+        for entry in self.shards:
+            path = inside(self.path, f"images/{shard_stem(entry.shard)}.safetensors")
+            check_size(path, "U8", entry.images[0] if entry.images else ())
         out = torch.empty(len(wanted), *shapes.pop(), dtype=torch.uint8)
         for entry in self.shards:
             start, stop = entry.generations
@@ -312,8 +320,8 @@ class ActivationStore:
     def _shard_images(self, entry: ShardEntry) -> Tensor:
         assert entry.images is not None
         path = inside(self.path, f"images/{shard_stem(entry.shard)}.safetensors")
-        out = torch.empty(entry.images[0], dtype=torch.uint8)
         fd = open_tensor(path, "U8", entry.images[0])
+        out = torch.empty(entry.images[0], dtype=torch.uint8)
         try:
             read_into(fd, tensor_bytes(out), HEADER_BYTES, path)
         finally:
@@ -322,19 +330,9 @@ class ActivationStore:
 
     def statistics(self, point: str) -> Statistics:
         """Return count, mean and variance of all rows of a point, in float64."""
-        index = self._index[point] if self.entries(point) else 0
-        return merge_statistics(
-            [self._shard_statistics(entry, index, point) for entry in self.shards]
-        )
-
-    def _shard_statistics(self, entry: ShardEntry, index: int, point: str) -> Statistics:
-        from safetensors.torch import load
-
-        path = inside(self.path, f"statistics/{shard_stem(entry.shard)}.safetensors")
-        tensors = load(read_file(path, entry.statistics))
-        return Statistics(
-            entry.points[point].rows, tensors[f"{index}.mean"], tensors[f"{index}.var"]
-        )
+        self.entries(point)
+        parts = [read_statistics(self.path, self.manifest, entry) for entry in self.shards]
+        return merge_statistics([part[point] for part in parts])
 
     def chunks(self, point: str, size: int) -> Iterator[tuple[np.ndarray, Float32[Tensor, "n d"]]]:
         """Yield (row ids, rows as float32) in order, at most `size` rows at a time.

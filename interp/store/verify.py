@@ -3,11 +3,12 @@
 import math
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from interp.errors import StoreError
-from interp.store.coords import COORDS, GENERATIONS, read_table
+from interp.store.coords import COORDS
 from interp.store.files import (
     DTYPES,
     HEADER_BYTES,
@@ -15,12 +16,12 @@ from interp.store.files import (
     inside,
     open_tensor,
     point_folder,
-    read_file,
     read_text,
     shard_stem,
 )
 from interp.store.manifest import Manifest, ShardEntry
 from interp.store.staging import finished_shards
+from interp.store.tables import read_coordinates, read_generations, read_statistics
 
 if TYPE_CHECKING:
     from interp.store.store import ActivationStore
@@ -52,7 +53,7 @@ def sound_shards(path: Path, manifest: Manifest) -> list[int]:
                 inside(path, file).stat().st_size == size for file, size in _sizes(manifest, entry)
             ):
                 sound.append(shard)
-        except (StoreError, FileNotFoundError):
+        except (StoreError, OSError):
             # Damaged: to be written again.
             continue
     return sound
@@ -93,17 +94,12 @@ def _checks(
     if entry.images is not None:
         relative = f"images/{stem}.safetensors"
         yield relative, _tensor_check(store, relative, "U8", *entry.images)
-    for number, (rows, file) in enumerate(entry.coords):
-        path = inside(store.path, f"coords/{stem}-{number:03d}.parquet")
-        yield str(path.name), _bind(read_table, path, file, COORDS, list(COORDS), rows)
-    path = inside(store.path, f"generations/{stem}.parquet")
-    count = entry.generations[1] - entry.generations[0]
-    yield (
-        f"generations/{stem}.parquet",
-        _bind(read_table, path, entry.table, GENERATIONS, list(GENERATIONS), count),
-    )
-    path = inside(store.path, f"statistics/{stem}.safetensors")
-    yield f"statistics/{stem}.safetensors", _bind(read_file, path, entry.statistics)
+    shard = (store.path, store.manifest, entry)
+    for group in range(len(entry.coords)):
+        relative = f"coords/{stem}-{group:03d}.parquet"
+        yield relative, partial(read_coordinates, *shard, group, list(COORDS))
+    yield f"generations/{stem}.parquet", partial(read_generations, *shard)
+    yield f"statistics/{stem}.safetensors", partial(read_statistics, *shard)
 
 
 def _tensor_check(
@@ -124,7 +120,3 @@ def _tensor_check(
             )
 
     return check
-
-
-def _bind(function: Callable, *args: object) -> Callable[[], object]:
-    return lambda: function(*args)

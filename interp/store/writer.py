@@ -38,6 +38,7 @@ from interp.store.files import (
 from interp.store.manifest import Manifest, PointEntry, ShardEntry
 from interp.store.staging import Staging, explain
 from interp.store.statistics import RunningStatistics
+from interp.store.tables import MAX_CALLS
 
 
 @dataclass
@@ -80,8 +81,8 @@ class ShardWriter:
         Raises:
             StoreError: another process is writing this shard, or the disk is full.
         """
-        staging = self._staging = Staging(self.path, self.shard)
         try:
+            staging = self._staging = Staging(self.path, self.shard)
             for index, point in enumerate(self.manifest.points):
                 flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
                 fd = os.open(staging.folder / f"x{index}", flags, 0o644)
@@ -166,6 +167,8 @@ class ShardWriter:
                 f"shard {self.shard} holds generations {start}-{stop - 1}, the table says "
                 f"{list(table['generation'])[:4]}..."
             )
+        if images is not None:
+            table = {**table, "image_hash": image_hashes(images)}
         points, coords = self._finish_points(staging)
         stage = staging.write
         entry = ShardEntry(
@@ -234,6 +237,15 @@ class ShardWriter:
         return explain(error, self.path, f"shard {self.shard}")
 
 
+def image_hashes(images: UInt8[Tensor, "g h w 3"]) -> list[str]:
+    """Return size and first 16 digits of the SHA-256 of each image's pixels."""
+    height, width = images.shape[1:3]
+    return [
+        f"{height}x{width}:{sha256(tensor_bytes(image.to('cpu').contiguous()))[:16]}"
+        for image in images
+    ]
+
+
 def _point_entry(file: _PointFile, coords: int) -> PointEntry:
     assert file.dtype is not None
     positions = file.segments[0].positions
@@ -260,6 +272,8 @@ def _check(
             f"rows of {name} are {x.dtype}; a store holds float16, bfloat16 or float32: "
             'pass Rows(dtype="float32")'
         )
+    if not 0 <= segment.call < MAX_CALLS:
+        raise InputError(f"call {segment.call} of {name}: calls run from 0 to {MAX_CALLS - 1}")
     if len(x) != segment.positions.size:
         raise InputError(f"{len(x)} rows of {name} with {segment.positions.size} coordinates")
     if file.dtype is None:

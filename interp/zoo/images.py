@@ -26,6 +26,7 @@ GLYPHS_SHA256 = {
 SPLITS = ("train", "heldout")
 # Share of a folder's images that goes to "heldout" where its CSV does not say; as in glyphs.
 HELDOUT = 0.25
+_GLYPHS = "glyphs/"
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,9 @@ class Images:
     """Images with labels, captions and a split that no concept cluster crosses.
 
     Fields, for n images: `pixels` uint8 [n, h, w, 3]; `ids` unique and stable; `labels` int64 [n],
-    an index into `categories`; `captions`; `tags`; `clusters` int64 [n], near-duplicates and
-    template groups; `sources`; `licences`; `split`, "train" or "heldout"; `name` of the data set;
-    `sha256` of the bytes of `pixels`.
+    an index into `categories`; `captions`; `tags`; `clusters`, names of groups of near-duplicates
+    (one name is one group, also across data sets); `sources`; `licences`; `split`, "train" or
+    "heldout"; `name` of the data set; `sha256` of the bytes of `pixels`.
     """
 
     pixels: Tensor
@@ -44,7 +45,7 @@ class Images:
     categories: tuple[str, ...]
     captions: tuple[str, ...]
     tags: tuple[tuple[str, ...], ...]
-    clusters: Tensor
+    clusters: tuple[str, ...]
     sources: tuple[str, ...]
     licences: tuple[str, ...]
     split: tuple[str, ...]
@@ -76,7 +77,7 @@ class Images:
             categories=self.categories,
             captions=pick(self.captions),
             tags=pick(self.tags),
-            clusters=self.clusters[rows],
+            clusters=pick(self.clusters),
             sources=pick(self.sources),
             licences=pick(self.licences),
             split=pick(self.split),
@@ -104,9 +105,10 @@ def load_images(
     Without `images.csv`, every image file in the folder and below is taken, its category the name
     of its own folder. The CSV needs a column `file` (path inside the folder). Other columns and
     what holds without them: `id` (the path without its suffix), `category` ("image"), `caption`
-    (the file's name as words), `tags` (none; separated by ";"), `cluster` (the id itself), `split`
-    (whole clusters, in an order drawn from `seed`, are held out up to 25 % of the images; a row
-    that names its split fixes it for its cluster), `source` (the folder's name), `licence` ("").
+    (the file's name as words), `tags` (none; separated by ";"), `cluster` (the id itself; one name
+    is one cluster, also across folders), `split` (whole clusters, in an order drawn from `seed`,
+    are held out up to 25 % of the images; a row that names its split fixes it for its cluster),
+    `source` (the folder's name), `licence` ("").
 
     Args:
         name: "glyphs", or the path of a folder.
@@ -160,7 +162,10 @@ def _glyphs(verify: bool) -> Images:
                     f"sha256 of the {part} of glyphs is {found[part][:12]}, not {value[:12]}; "
                     "the files are damaged: reinstall interp"
                 )
-    return _images(pixels, json.loads(text))
+    columns = json.loads(text)
+    # Numbers of other data sets are other clusters.
+    columns["clusters"] = [f"{_GLYPHS}{cluster}" for cluster in columns["clusters"]]
+    return _images(pixels, columns)
 
 
 def _images(pixels: np.ndarray, columns: dict[str, Any]) -> Images:
@@ -171,7 +176,7 @@ def _images(pixels: np.ndarray, columns: dict[str, Any]) -> Images:
         categories=tuple(columns["categories"]),
         captions=tuple(columns["captions"]),
         tags=tuple(tuple(tags) for tags in columns["tags"]),
-        clusters=torch.tensor(columns["clusters"], dtype=torch.int64),
+        clusters=tuple(columns["clusters"]),
         sources=tuple(columns["sources"]),
         licences=tuple(columns["licences"]),
         split=tuple(columns["split"]),
@@ -217,7 +222,8 @@ def _rows(index: Any, n: int) -> Tensor:
 def _limited(images: Images, limit: int, seed: int) -> Images:
     if not 1 <= limit <= len(images):
         raise InputError(f"limit is {limit}, but there are {len(images)} images")
-    names = [str(cluster) for cluster in images.clusters.tolist()]
+    # The number alone draws a shipped cluster, so that a seed keeps its images.
+    names = [cluster.removeprefix(_GLYPHS) for cluster in images.clusters]
     keys = {name: _draw(seed, name) for name in set(names)}
     order = sorted(range(len(images)), key=lambda row: (keys[names[row]], row))
     return images.select(sorted(order[:limit]))
@@ -241,7 +247,6 @@ def _folder(folder: Path, size: int | None, fit: int | None, seed: int) -> Image
         twice = next(one for one in ids if ids.count(one) > 1)
         raise InputError(f"id {twice!r} stands twice in {folder / 'images.csv'}")
     groups = [row["cluster"] or one for row, one in zip(rows, ids, strict=True)]
-    number = {group: i for i, group in enumerate(dict.fromkeys(groups))}
     named = [row["category"] or "image" for row in rows]
     categories = sorted(set(named))
     columns = {
@@ -251,7 +256,7 @@ def _folder(folder: Path, size: int | None, fit: int | None, seed: int) -> Image
         "labels": [categories.index(category) for category in named],
         "captions": [row["caption"] or _words(row["file"]) for row in rows],
         "tags": [[t.strip() for t in row["tags"].split(";") if t.strip()] for row in rows],
-        "clusters": [number[group] for group in groups],
+        "clusters": groups,
         "sources": [row["source"] or folder.resolve().name for row in rows],
         "licences": [row["licence"] for row in rows],
         "split": _split([row["split"] for row in rows], groups, seed),

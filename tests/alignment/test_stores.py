@@ -143,3 +143,61 @@ def test_a_vector_has_no_token_features(tmp_path: Path) -> None:
     )
     with pytest.raises(InputError, match=r'tokens need a map of at least 4 x 4.*pooling="mean"'):
         load_representations(store, model="m", pooling="tokens")
+
+
+def _samples(path: Path, weights: str, seed: int, **more) -> ActivationStore:
+    names = [f"{weights}@seed{i}" for i in range(24)]
+    table = {"image_id": names, "cluster": names, "source": ["zoo:gan"] * 24}
+    return make_store(path, seed=seed, calls=1, generations=table, **more)
+
+
+def test_a_generators_twin_pairs_by_seed_and_never_as_the_same_image(tmp_path: Path) -> None:
+    gan, twin = _samples(tmp_path / "a", "a" * 12, 1), _samples(tmp_path / "b", "b" * 12, 2)
+    shown = _samples(tmp_path / "c", "a" * 12, 3)
+    models, options = {"gan": gan, "vit": shown}, {"n_permutations": 0, "n_folds": 0}
+    result = compare_layers(models, twins={"gan": twin}, measures=("cka",), **options)
+    assert result.sample_set == "samples of zoo:gan"
+    with pytest.raises(InputError, match=r'24 samples of zoo:gan \(a{12}\), .*pairing="seed"'):
+        compare_layers({"gan": twin, "vit": shown}, pixels=False, measures=("cka",), **options)
+    both = compare_layers(
+        {"gan": twin, "vit": shown},
+        images=gan.generations["image_id"].tolist()[:20],
+        pairing="seed",
+        measures=("cka",),
+        **options,
+    )
+    assert both.n == 20
+    assert "paired by seed with samples of zoo:gan" in both.preprocessing
+    with pytest.raises(InputError, match="pairing 'noise' is image or seed"):
+        compare_layers(models, pairing="noise", **options)
+
+
+def test_samples_of_other_options_do_not_pair(tmp_path: Path) -> None:
+    gan = _samples(tmp_path / "a", "a" * 12, 1)
+    names = [f"{'b' * 12}@seed{i},truncation=0.2" for i in range(24)]
+    twin = _samples(tmp_path / "b", "b" * 12, 2)
+    cut = make_store(tmp_path / "c", calls=1, generations={"image_id": names})
+    options = {"n_permutations": 0, "n_folds": 0, "measures": ("cka",)}
+    with pytest.raises(InputError, match="mixes sample sets"):
+        compare_layers({"gan": gan}, twins={"gan": cut}, **options)
+    assert compare_layers({"gan": gan}, twins={"gan": twin}, **options).n == 24
+
+
+def test_one_id_for_different_images_of_one_size_is_refused(tmp_path: Path) -> None:
+    a = make_store(tmp_path / "a", calls=1)
+    other = write_store(
+        tmp_path / "b",
+        {"block": draw(24, 1, 1, 6)},
+        generations={k: a.generations[k] for k in ("image_id", "cluster", "source")},
+        images=a.images().flip(1),
+    )
+    options = {"n_permutations": 0, "n_folds": 0, "pixels": False, "measures": ("cka",)}
+    with pytest.raises(InputError, match=r"b/block and a/block show different images under 24 ids"):
+        compare_layers({"a": a, "b": other}, **options)
+    smaller = write_store(
+        tmp_path / "c",
+        {"block": draw(24, 1, 1, 6)},
+        generations={k: a.generations[k] for k in ("image_id", "cluster", "source")},
+        images=a.images()[:, ::2, ::2].contiguous(),
+    )
+    assert compare_layers({"a": a, "b": smaller}, **options).n == 24

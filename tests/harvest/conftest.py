@@ -77,7 +77,7 @@ def pictures() -> Images:
         categories=("cat", "dog", "<b>cow</b>"),
         captions=("a", "b", "<script>", "d", "e", "f"),
         tags=((),) * 6,
-        clusters=torch.tensor([0, 0, 1, 1, 2, 2]),
+        clusters=("c0", "c0", "c1", "c1", "c2", "c2"),
         sources=("s",) * 6,
         licences=("",) * 6,
         split=("heldout",) * 6,

@@ -63,9 +63,13 @@ def test_the_images_of_a_store_keep_their_ids_and_clusters(model: Model, tmp_pat
     made = capture(model, [BLOCK], MAKE, out=tmp_path)
     recipe = Encoding(images=str(made.path), limit=4, draws=2, log_snr=(0.0,))
     read = capture(model, [BLOCK], recipe, out=tmp_path, rows=Rows("mean"))
-    expected = [f"test:unet@seed{seed}" for seed in range(7, 11)]
+    expected = made.generations["image_id"][:4].tolist()
+    weights = model.identity()["weights_sha256"][:12]
     assert read.generations["image_id"].tolist()[::2] == expected
-    assert read.generations["cluster"].tolist()[::2] == expected
+    assert read.generations["cluster"].tolist()[::2] == [f"{weights}@seed{s}" for s in range(7, 11)]
+    assert (
+        read.generations["image_hash"].tolist()[::2] == made.generations["image_hash"][:4].tolist()
+    )
     assert torch.equal(read.images([0, 6]), made.images([0, 3]))
     assert str(tmp_path) not in (read.path / "manifest.json").read_text()
     again = capture(model, [BLOCK], Encoding(images=str(read.path), log_snr=(0.0,)), out=tmp_path)
@@ -104,5 +108,6 @@ def test_the_store_says_how_it_was_made(model: Model, tmp_path: Path) -> None:
     assert environment["versions"]["torch"] == torch.__version__
     table = store.generations
     assert table["seed"].tolist() == [7, 8, 9, 10, 11]
-    assert table["label"].tolist() == [0, 1, 2, 0, 1]
-    assert table["category"][1] == "class 1"
+    # Three classes, taken in turn by seed.
+    assert table["label"].tolist() == [1, 2, 0, 1, 2]
+    assert table["category"][1] == "class 2"

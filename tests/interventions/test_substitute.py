@@ -164,7 +164,9 @@ def test_one_image_has_no_interval(gan, w_sae):
 def test_seeds_of_trained_images_are_refused_with_the_way_out(gan, w_sae):
     trained = TopK(w_sae.d_in, 32, 4)
     trained.fit(w_sae.mean, torch.ones(w_sae.d_in))
-    trained.trained_units = torch.tensor([unit_hash("image", f"{gan.name}@seed51")])
+    trained.trained_units = torch.tensor(
+        [unit_hash("image", f"{gan.identity()['weights_sha256'][:12]}@seed51")]
+    )
     with pytest.raises(SAEError, match=r"1 of the 3 seeds, such as 51: .* allow_train=True"):
         substitute(gan, trained, "w", RECIPE)
     assert substitute(gan, trained, "w", RECIPE, allow_train=True).n == 3

@@ -31,6 +31,9 @@ def test_unknown_keys_are_refused(recipe: Generation) -> None:
         (Generation, {"steps": 2.5}, "steps = 2.5: an integer"),
         (Generation, {"scheduler": "dimm"}, "scheduler = 'dimm' is not one of ddpm, ddim"),
         (Generation, {"guidance": -1.0}, "guidance = -1.0"),
+        (Generation, {"guidance": 0.5}, "guidance = 0.5: a number >= 1 is needed"),
+        (Generation, {"guidance": float("inf")}, "guidance = inf"),
+        (GenerateBatch, {"seeds": (1,), "guidance": 0.0}, "GenerateBatch.guidance = 0.0"),
         (Generation, {"classes": (-1,)}, "classes = "),
         (Encoding, {"condition": "text"}, "condition = 'text' is not one of null, class, caption"),
         (Encoding, {"draws": 0}, "draws = 0"),
@@ -49,10 +52,10 @@ def test_a_number_of_positions_may_come_from_a_command_line() -> None:
     assert Rows(positions="16") == Rows(positions=16)
 
 
-def test_a_batch_takes_prompts_and_classes_in_turn_whatever_its_start() -> None:
+def test_a_batch_takes_prompts_and_classes_in_turn_by_seed() -> None:
     recipe = Generation(n=5, seed=10, prompts=("a", "b", "c"))
     assert recipe.batch(2, 5).seeds == (12, 13, 14)
-    assert recipe.batch(2, 5).prompts == ("c", "a", "b")
+    assert recipe.batch(2, 5).prompts == ("a", "b", "c")
     assert Generation(n=5).batch(1, 4, n_classes=3).classes == (1, 2, 0)
     assert Generation(n=5).batch(1, 4).classes == ()
 

@@ -188,3 +188,16 @@ def test_the_example_of_the_adapters_docstring_runs() -> None:
     assert type(names["model"]) is Custom
     assert list(names["model"].points) == ["hidden", "out"]
     assert code.count("\n") < 30
+
+
+@pytest.mark.parametrize("scheme", ["diffusers", "transformers", "lens"])
+def test_a_folder_that_is_not_there_is_said_in_one_line(scheme: str) -> None:
+    for untrained in (False, True):
+        with pytest.raises(InputError, match=f"{scheme}:/nonexistent: there is no folder"):
+            load(f"{scheme}:/nonexistent", untrained=untrained)
+
+
+@pytest.mark.parametrize("scheme", ["diffusers", "transformers"])
+def test_an_id_that_no_hub_can_have_is_refused(scheme: str) -> None:
+    with pytest.raises(InputError, match=f"{scheme}:a b cannot be loaded: "):
+        load(f"{scheme}:a b")

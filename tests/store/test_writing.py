@@ -238,3 +238,30 @@ def test_the_callers_own_error_wins_over_waiting_tasks() -> None:
 
     with pytest.raises(KeyError):
         run()
+
+
+@pytest.mark.parametrize("name", ["points/000-a/00001.safetensors", "coords/00001-000.parquet"])
+def test_a_truncated_shard_of_an_array_store_is_written_again(
+    tmp_path: Path, tree_of: Tree, name: str
+) -> None:
+    store = _write(tmp_path)
+    expected = tree_of(store.path)
+    os.truncate(store.path / name, 300)
+    assert tree_of(_write(tmp_path).path) == expected
+
+
+def test_a_file_where_a_folder_should_be_is_said_plainly(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("")
+    with pytest.raises(StoreError, match=r"the manifest of .* cannot be written: .*folder"):
+        _write(tmp_path / "out")
+
+
+def test_images_are_known_by_size_and_content(tmp_path: Path) -> None:
+    images = torch.zeros(3, 2, 4, 3, dtype=torch.uint8)
+    images[1] = 7
+    x = {"x": torch.zeros(3, 1, 1, 2)}
+    found = write_store(tmp_path, x, images=images).generations["image_hash"].tolist()
+    assert found[0] == found[2] != found[1]
+    assert all(one.startswith("2x4:") and len(one) == 20 for one in found)
+    plain = write_store(tmp_path / "b", x).generations["image_hash"].tolist()
+    assert plain == [""] * 3
