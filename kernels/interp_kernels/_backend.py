@@ -162,6 +162,15 @@ def resolve(
     return "triton" if device.type == "cuda" and _TRITON and dtype in FLOATS else "eager"
 
 
+def resolve_streaming(backend: str | None, *, device: torch.device, dtype: torch.dtype) -> str:
+    """`resolve` for an op that is sparse at any size: `auto` is never "dense".
+
+    Raises:
+        KernelError: as `resolve`.
+    """
+    return resolve(backend, device=device, n_latents=1 << 31, k=1, dtype=dtype)
+
+
 def _current() -> str:
     return _TRACED["backend"] if torch.compiler.is_compiling() else _BACKEND.get()
 

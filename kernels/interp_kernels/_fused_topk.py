@@ -50,6 +50,28 @@ def _pack(ordered, columns):
 
 
 @triton.jit
+def product_tile(
+    x_ptr, weight_ptr, bias_ptr, rows, columns, N, M, D,
+    UPCAST: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+):  # fmt: skip
+    """Entries [BM, BN] of x W^T + b in fp32: the same bits wherever they are computed again."""
+    inner = tl.arange(0, BK)
+    x_rows = x_ptr + rows.to(tl.int64)[:, None] * D
+    w_rows = weight_ptr + columns.to(tl.int64)[:, None] * D
+    total = tl.zeros([BM, BN], dtype=tl.float32)
+    for start in range(0, D, BK):
+        at = start + inner
+        x = tl.load(x_rows + at[None, :], mask=(rows < N)[:, None] & (at < D)[None, :], other=0.0)
+        mask = (columns < M)[:, None] & (at < D)[None, :]
+        w = tl.load(w_rows + at[None, :], mask=mask, other=0.0)
+        if UPCAST:
+            x, w = x.to(tl.float32), w.to(tl.float32)
+        total = tl.dot(x, tl.trans(w), total, input_precision="ieee")
+    bias = tl.load(bias_ptr + columns, mask=columns < M, other=0.0).to(tl.float32)
+    return total + bias[None, :]
+
+
+@triton.jit
 def _tile_kernel(
     x_ptr, weight_ptr, bias_ptr, own_ptr, other_ptr, keys_ptr, N, M, D, TILES,
     HAS_GROUPS: tl.constexpr, UPCAST: tl.constexpr, KEEP: tl.constexpr,
@@ -58,21 +80,9 @@ def _tile_kernel(
     # Row blocks run fastest: programs in flight share a tile of W and sweep x, which fits L2.
     rows = tl.program_id(0) * BM + tl.arange(0, BM)
     columns = tl.program_id(1) + tl.arange(0, BN) * TILES
-    inner = tl.arange(0, BK)
-    x_rows = x_ptr + rows.to(tl.int64)[:, None] * D
-    w_rows = weight_ptr + columns.to(tl.int64)[:, None] * D
-    total = tl.zeros([BM, BN], dtype=tl.float32)
-    for start in range(0, D, BK):
-        at = start + inner
-        x = tl.load(x_rows + at[None, :], mask=(rows < N)[:, None] & (at < D)[None, :], other=0.0)
-        w = tl.load(
-            w_rows + at[None, :], mask=(columns < M)[:, None] & (at < D)[None, :], other=0.0
-        )
-        if UPCAST:
-            x, w = x.to(tl.float32), w.to(tl.float32)
-        total = tl.dot(x, tl.trans(w), total, input_precision="ieee")
-    bias = tl.load(bias_ptr + columns, mask=columns < M, other=0.0).to(tl.float32)
-    scores = _ordered(total + bias[None, :])
+    scores = _ordered(
+        product_tile(x_ptr, weight_ptr, bias_ptr, rows, columns, N, M, D, UPCAST, BM, BN, BK)
+    )
     allowed = (columns < M)[None, :] & (rows < N)[:, None]
     if HAS_GROUPS:
         own = tl.load(own_ptr + rows, mask=rows < N, other=0)
@@ -83,11 +93,13 @@ def _tile_kernel(
     place = keys_ptr + (rows.to(tl.int64) * TILES + tl.program_id(1)) * KEEP
     for i in range(KEEP):
         best = tl.max(scores, axis=1)
-        first = tl.where(scores == best[:, None], columns[None, :], 0x7FFFFFFF)
+        hit = scores == best[:, None]  # type: ignore
+        first = tl.where(hit, columns[None, :], 0x7FFFFFFF)
         column = tl.min(first, axis=1)
         key = tl.where(best == -2147483648, LOWEST, _pack(best, column))
         tl.store(place + i, key, mask=rows < N)
-        scores = tl.where(columns[None, :] == column[:, None], -2147483648, scores)
+        taken = columns[None, :] == column[:, None]  # type: ignore
+        scores = tl.where(taken, -2147483648, scores)
 
 
 @triton.jit
@@ -188,7 +200,7 @@ def kept_per_tile(n_latents: int, k: int) -> int:
     return keep
 
 
-def _sides(dtype: torch.dtype, n: int) -> dict[str, int]:
+def product_sides(dtype: torch.dtype, n: int) -> dict[str, int]:
     """Sides of a product tile, by dtype: 96 KB of shared memory at three stages."""
     if _backend.interpreting():
         return {"BM": power_of_two(n, low=16, high=64), "BN": WIDTH, "BK": 32}
@@ -230,7 +242,7 @@ def fused_keys(
         part, units = x[start : start + rows], own[start : start + rows]
         size = len(part)
         keys = torch.empty(size, tiles * keep, dtype=torch.int64, device=x.device)
-        sides = _sides(x.dtype, size)
+        sides = product_sides(x.dtype, size)
         launch(
             _tile_kernel, (ceil_div(size, sides["BM"]), tiles), part, weight, bias, units, other,
             keys, size, m, d, tiles, UPCAST=_backend.interpreting(), KEEP=keep, **flag, **sides,

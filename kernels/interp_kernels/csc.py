@@ -28,6 +28,17 @@ class CSC(NamedTuple):
     """[m + 1] int64."""
 
 
+class CSR(NamedTuple):
+    """A code of rows of any length: row r owns indices[offsets[r] : offsets[r + 1]]."""
+
+    offsets: Tensor
+    """[n + 1] int64."""
+    indices: Tensor
+    """[nnz] int64 latents, ascending within a row."""
+    values: Tensor
+    """[nnz]."""
+
+
 def csc_from_topk_reference(indices: Tensor, n_latents: int) -> CSC:
     """Readable twin of `csc_from_topk`: look for each latent in turn."""
     flat = indices.flatten()

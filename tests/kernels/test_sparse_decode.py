@@ -1,4 +1,4 @@
-"""`sparse_decode`, `decode_loss` and the latent-major order: torch backends, registration, refusals."""
+"""Sparse decode, its fused loss, latent-major order: torch backends, registration, refusals."""
 
 import pytest
 import torch
