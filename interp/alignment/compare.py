@@ -107,7 +107,7 @@ def _labels(given: Sequence[Hashable] | np.ndarray | None, name: str, n: int) ->
         return ()
     values = given.tolist() if isinstance(given, np.ndarray | torch.Tensor) else list(given)
     if not isinstance(values, list) or any(isinstance(one, list) for one in values):
-        raise InputError(f"{name}: one label per image, not shape {np.shape(values)}")
+        raise InputError(f"{name}: one label per image, not {getattr(given, 'shape', 'lists')}")
     if len(values) != n:
         raise InputError(f"{len(values)} {name} for {n} image ids: one label per image is needed")
     return tuple(map(str, values))

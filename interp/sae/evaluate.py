@@ -97,12 +97,6 @@ def evaluate(
     """
     store.entries(point)
     check_match(sae, store.points[point], store.model)
-    if not len(sae.trained_units) and not allow_train:
-        raise SAEError(
-            "the SAE has no record of its training images (trained_units is empty): it was trained "
-            "on an iterable or made by hand, and these rows may be its own; pass allow_train=True "
-            "(--allow-train) to judge it all the same, or train it from a store"
-        )
     mask, generation = _judged_rows(sae, store, point, rows, allow_train)
     call = store.coords(point, columns=["call", "t", "log_snr"])
     sums = _Sums(sae, int(call["call"].max()) + 1)
@@ -132,6 +126,12 @@ def _judged_rows(
     sae: SAE, store: ActivationStore, point: str, rows: np.ndarray | None, allow_train: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mask [n] of the rows to judge, and the generation [n] of every row."""
+    if not len(sae.trained_units) and not allow_train:
+        raise SAEError(
+            "the SAE has no record of its training images (trained_units is empty): it was trained "
+            "on an iterable or made by hand, and these rows may be its own; pass allow_train=True "
+            "(--allow-train) to judge it all the same, or train it from a store"
+        )
     generation = store.coords(point, columns=["generation"])["generation"]
     table = store.generations
     seen = seen_generations(table, sae.trained_units)
