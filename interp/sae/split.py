@@ -68,7 +68,7 @@ def training_generations(generations: Generations, held_out: float, seed: int) -
 
 
 def units_of(generations: Generations, chosen: np.ndarray) -> Tensor:
-    """Sorted hashes [u] int64 of images, clusters and pixels of the chosen generations ([g] bool)."""
+    """Sorted hashes [u] int64: image, cluster and pixels of the chosen generations ([g] bool)."""
     return torch.from_numpy(np.unique(generation_units(generations)[chosen]))
 
 
