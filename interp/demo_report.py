@@ -19,16 +19,16 @@ def plain(value: Any) -> Any:
 
 
 def strongest(alignment: Any) -> list[dict[str, Any]]:
-    """The strongest cell of each model pair and measure, as flat rows."""
-    wanted = {(*family.best, family.measure) for family in alignment.families}
+    """The cell of the largest z of each model pair and measure, as flat rows."""
     names = [layer.name for layer in alignment.layers]
     rows = []
-    for cell in alignment.cells:
-        if (cell.i, cell.j, cell.comparison.measure) in wanted:
-            row = {"a": names[cell.i], "b": names[cell.j], **plain(cell.comparison)}
-            for key in ("twin_value", "difference", "difference_low", "difference_high"):
-                row[key] = plain(getattr(cell, key))
-            rows.append(row)
+    for family in alignment.families:
+        cell = alignment.cell(*family.best, family.measure)
+        row = {"a": names[cell.i], "b": names[cell.j], **plain(cell.comparison)}
+        row["p_holm"] = plain(family.p_holm)
+        for key in ("twin_value", "difference", "difference_low", "difference_high"):
+            row[key] = plain(getattr(cell, key))
+        rows.append(row)
     return rows
 
 
@@ -43,16 +43,21 @@ def closing(
         yield (
             f"{name:<42}{e.fvu:7.3f}{e.l0:7.1f}{100 * e.dead:8.1f}{result.substitution.damage:8.3f}"
         )
-    title = "largest z over the null (debiased CKA)"
-    yield f"\n{title:<56}{'value':>7}{'null':>7}{'max-T p':>8}{'twin':>7}"
-    for alignment in alignments:
-        for row in strongest(alignment):
-            if row["measure"] == "cka":
-                p = "-" if row["p"] is None else f"{row['p']:.4f}"
-                twin = "-" if row["twin_value"] is None else f"{row['twin_value']:.3f}"
-                pair = f"{row['a']} ~ {row['b']}"
-                yield f"{pair:<56}{row['value']:7.3f}{row['null_mean']:7.3f}{p:>8}{twin:>7}"
+    title = "largest z over the null, per pair of models (debiased CKA)"
+    yield f"\n{title:<70}{'value':>7}{'null':>7}{'p Holm':>8}{'twins':>7}{'minus twins':>13}"
+    rows = (row for alignment in alignments for row in strongest(alignment))
+    yield from (_line(row) for row in rows if row["measure"] == "cka")
     yield from _undertrained(names)
+
+
+def _line(row: dict[str, Any]) -> str:
+    p = "-" if row["p_holm"] is None else f"{row['p_holm']:.4f}"
+    line = f"{row['a']} ~ {row['b']}".ljust(70)
+    line += f"{row['value']:7.3f}{row['null_mean']:7.3f}{p:>8}"
+    if row["twin_value"] is None:
+        return line + "      -"
+    interval = f"[{row['difference_low']:+.2f}, {row['difference_high']:+.2f}]"
+    return line + f"{row['twin_value']:7.3f}  {row['difference']:+.2f} {interval}"
 
 
 def _undertrained(names: Sequence[str]) -> Iterator[str]:
