@@ -29,9 +29,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "interp.store": set(),
     # The only bridge from models to the store; the images that it encodes come from the zoo.
     "interp.harvest": {"interp.models", "interp.store", "interp.zoo"},
-    # The package's __init__ lifts the names of the two modules that also see the store.
-    "interp.sae": {"interp_kernels", "interp.sae.train", "interp.sae.evaluate"},
+    # The package's __init__ lifts the names of the modules that also see the store.
+    "interp.sae": {"interp_kernels", "interp.sae.train", "interp.sae.many", "interp.sae.evaluate"},
     "interp.sae.train": {"interp_kernels", "interp.sae", "interp.store"},
+    "interp.sae.many": {"interp_kernels", "interp.sae", "interp.sae.train", "interp.store"},
     "interp.sae.evaluate": {"interp_kernels", "interp.sae", "interp.store"},
     "interp.features": {"interp.sae", "interp.store"},
     # The only part that sees both models and SAEs.

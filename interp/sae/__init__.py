@@ -3,6 +3,7 @@
 from interp.sae.base import SAE, Code, Losses
 from interp.sae.config import TrainConfig
 from interp.sae.evaluate import Evaluation, evaluate
+from interp.sae.many import Job, train_many
 from interp.sae.topk import TopK
 from interp.sae.train import Run, train
 
@@ -16,10 +17,12 @@ __all__ = [
     "VARIANTS",
     "Code",
     "Evaluation",
+    "Job",
     "Losses",
     "Run",
     "TopK",
     "TrainConfig",
     "evaluate",
     "train",
+    "train_many",
 ]

@@ -144,7 +144,7 @@ class SAE(nn.Module, abc.ABC):
                 f"activations of shape {tuple(x.shape)} do not fit d_in {self.d_in}"
                 f"{self._where()}; pass rows [n, {self.d_in}] of the point that it was trained on"
             )
-        return (x.to(self.mean.dtype) - self.mean) / self.scale
+        return (x.to(self.mean.dtype) - self.mean).div_(self.scale)
 
     def fit(self, mean: Float[Tensor, " d"], variance: Float[Tensor, " d"]) -> None:
         """Set the buffers from the data's moments: scale = sqrt(sum of variances).

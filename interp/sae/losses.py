@@ -66,7 +66,7 @@ def dead_capacity(dead: Bool[Tensor, " m"], aux_k: int) -> int | None:
         The bound, or None for the exact number.
     """
     m = len(dead)
-    return min(m, max(aux_k, m // 4)) if dead.is_cuda else None
+    return None if dead.device.type == "cpu" else min(m, max(aux_k, m // 4))
 
 
 def auxk_loss(

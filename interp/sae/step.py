@@ -207,7 +207,7 @@ def _encode(stack: Stack, z: Tensor, encoder: Tensor, bias: Tensor) -> tuple[Ten
     """Code of [S n, d] rows: values [S n, k] and latents [S n, k] of the common tables."""
     (members, m), k, (rows, d) = bias.shape, stack.saes[0].k, z.shape
     bias = bias.to(z.dtype)
-    if members == 1 and z.is_cuda:
+    if members == 1 and z.device.type != "cpu":
         return encode_topk(z, encoder, bias[0], k)
     if stack.pre.numel() < rows * m or stack.pre.dtype != z.dtype:
         stack.pre = z.new_empty(rows * m)
@@ -234,7 +234,7 @@ def _aux(
     sae = stack.saes[0]
     for s in range(members):
         # On a GPU the answer would have to come back first.
-        if not dead.is_cuda and not bool(dead[s].any()):
+        if dead.device.type == "cpu" and not bool(dead[s].any()):
             losses.append(bias.new_zeros(()))
             continue
         own = slice(s * m, (s + 1) * m)

@@ -89,7 +89,7 @@ class TopK(SAE):
         error = z - self.decode_normalized(code)
         aux = z.new_zeros(())
         # A GPU is not asked: AuxK of no dead latent is 0 there too.
-        if dead.is_cuda or bool(dead.any()):
+        if dead.device.type != "cpu" or bool(dead.any()):
             # b_dec is held fixed here: AuxK moves dead latents only.
             bias = self.b_enc - self.W_enc @ self.b_dec.detach()
             aux = auxk_loss(z, error, self.W_enc, bias, self.W_dec, dead, self.aux_width)

@@ -127,7 +127,8 @@ def train(
     state.sae.provenance, state.sae.trained_units = provenance, units
     saved = load_checkpoint(out) if resume else None
     if saved is not None:
-        _restore(state, batches, saved)
+        _restore(state, saved)
+        batches.load_state_dict(saved["batches"])
     log = Log(out, state.step)
     _run(state, batches, config, log, out, progress)
     state.sae.cpu().save(out / "sae")
@@ -276,7 +277,7 @@ def _start(batches: Batches, config: TrainConfig, device: str, backend: str) -> 
     return state
 
 
-def _restore(state: _State, batches: Batches, saved: dict[str, Any]) -> None:
+def _restore(state: _State, saved: dict[str, Any]) -> None:
     state.sae.load_state_dict(saved["sae"])
     restore_optimizer(state.optimizer, saved["optimizer"])
     state.silent = saved["silent"].to(state.silent.device)
@@ -284,7 +285,6 @@ def _restore(state: _State, batches: Batches, saved: dict[str, Any]) -> None:
     sums = saved["sums"]
     state.steps = int(sums.get("steps", 0))
     state.sums.copy_(torch.tensor([sums.get(name, 0.0) for name in TERMS], dtype=torch.float64))
-    batches.load_state_dict(saved["batches"])
 
 
 def _run(

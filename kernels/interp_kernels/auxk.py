@@ -218,7 +218,7 @@ def auxk(
     if dead.dtype != torch.bool or dead.device != x.device:
         raise KernelError(f"{name}: dead is {dead.dtype} on {dead.device}, not bool on {x.device}")
     if capacity is None:
-        capacity = m if dead.is_cuda else int(dead.sum())
+        capacity = int(dead.sum()) if dead.device.type == "cpu" else m
     if not 0 <= capacity <= m:
         raise KernelError(f"{name}: capacity = {capacity} is not in 0..{m} (n_latents)")
     chosen = _backend.resolve(

@@ -13,6 +13,7 @@ from interp_kernels import (
     project_adam_renorm_,
     project_adam_renorm_reference,
 )
+from interp_kernels._fused_eager import add_extra, dense_update, eager_update
 
 from interp.sae.losses import normalize_rows_, project_gradient_
 from tests.kernels.backward_cases import SIZES, clone, code, draw, relative_error, weights
@@ -179,6 +180,40 @@ def test_the_row_optimizer_equals_its_float64_twin(unit_rows, dtype, generator):
     for mine, theirs in zip(found, truth, strict=True):
         assert relative_error(mine, theirs) < 1e-6
     assert (copy == found[0].half()).all()
+
+
+@pytest.mark.parametrize("update", [eager_update, dense_update])
+def test_the_stock_updates_off_the_cpu_ask_for_no_number(update, generator, monkeypatch):
+    # torch has the fused Adam for real devices only.
+    monkeypatch.setattr(f"{update.__module__}.adam_", lambda *_: None)
+    # Tensors of the meta device have no numbers: whatever asks for one fails.
+    grad, values, indices, z, state, moments = _case(12, 5, 8, 3, generator)
+    b_dec, latents = draw(generator, 2, 5), torch.tensor([1, 6])
+    extra = Extra(latents, *(draw(generator, *s) for s in ((2, 5), (2, 5), (2,))))
+    order = csc_from_indices(indices, 8)
+
+    def away(tensors):
+        return type(tensors)(*(t.to("meta") for t in tensors))
+
+    given = (grad, z, values) if update is eager_update else (grad, z, values, indices)
+    given = [t.to("meta") for t in given] + ([away(order)] if update is eager_update else [])
+    adam = (LR.to("meta"), STEP.to("meta"), (0.9, 0.99), 1e-8)
+    groups = (away(group) for group in (state, *moments))
+    assert update(*given, *groups, b_dec.to("meta"), away(extra), adam).shape == (2, 5)
+
+
+def test_extra_gradients_off_the_cpu_add_the_same(generator):
+    grads = Weights(draw(generator, 4, 5), draw(generator, 4, 5), draw(generator, 4))
+    latents = torch.tensor([9, 5, 2])
+    extra = Extra(latents, *(draw(generator, *s) for s in ((3, 5), (3, 5), (3,))))
+    expected = [t.clone() for t in grads]
+    for mine, more in zip(expected, extra[1:], strict=True):
+        mine[1] += more[1]
+    for on_cpu in (True, False):
+        found = Weights(*(t.clone() for t in grads))
+        add_extra(found, extra, 4, on_cpu=on_cpu)
+        for mine, theirs in zip(found, expected, strict=True):
+            torch.testing.assert_close(mine, theirs)
 
 
 def test_two_runs_give_the_same_bits(generator):
