@@ -38,7 +38,8 @@ class PlantedDictionary:
         mean_norm: norm of a constant vector added to every row (outlier severity).
         batch_size: rows per training batch.
         steps: batches per iteration.
-        seed: of atoms and rows; batches and `held_out` rows never coincide.
+        seed: of atoms and rows; batches and `held_out` rows never coincide, nor do the atoms and
+            the initial weights of an SAE of the same seed.
     """
 
     def __init__(
@@ -62,7 +63,8 @@ class PlantedDictionary:
             steps,
             seed,
         )
-        generator = torch.Generator().manual_seed(seed)
+        # Not `seed` itself: an SAE's first directions, drawn from its seed, would be the atoms.
+        generator = torch.Generator().manual_seed(2 * seed + 3_000_003)
         self.atoms: Float[Tensor, "a d"] = F.normalize(
             torch.randn(n_atoms, d, generator=generator), dim=1
         )

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from interp.errors import InputError
+from interp.sae import VARIANTS, TrainConfig
 from interp.sae.synthetic import PlantedDictionary, recovery
 
 
@@ -27,6 +28,17 @@ def test_rows_are_mixtures_of_few_atoms_of_the_stated_strength():
 def test_held_out_rows_are_not_training_rows():
     data = PlantedDictionary(16, 8, 2, batch_size=64, steps=4)
     assert torch.cdist(torch.cat(list(data)), data.held_out(64)).min() > 0
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("variant", sorted(VARIANTS))
+def test_an_untrained_sae_of_the_same_seed_knows_nothing_of_the_atoms(variant, seed):
+    data = PlantedDictionary(seed=seed)
+    sae = VARIANTS[variant].build(128, TrainConfig(variant, 512, 8, seed=seed))
+    found = recovery(sae.dictionary().detach(), data.atoms)
+    assert found.recovered == 0
+    # The largest of 512 cosines of random directions in 128 dimensions.
+    assert found.mmcs < 0.35
 
 
 def test_a_mean_can_be_planted():
