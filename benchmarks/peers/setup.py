@@ -18,14 +18,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peers.table import PEERS, TORCH, Peer
+from benchmarks.peers.table import PEERS, ROWS, TORCH, Peer
 
 # Where the environments lie; never inside the repository.
 VARIABLE = "INTERP_PEERS"
 DEFAULT = Path("~/.cache/interp-peers")
-SHOW_VERSIONS = """import importlib, json, sys
+SHOW_VERSIONS = """import json, runpy, sys
 from importlib import metadata
-importlib.import_module(sys.argv[1])
+runpy.run_path(sys.argv[1])
 print(json.dumps({name: metadata.version(name) for name in sys.argv[2:]}))
 """
 
@@ -40,6 +40,12 @@ def python_of(name: str, folder: Path) -> Path:
     return folder / name / "bin" / "python"
 
 
+def adapter_of(name: str) -> Path:
+    """The file that drives a library."""
+    file = next(row.adapter for row in ROWS if row.peer == name)
+    return Path(__file__).parent / "adapters" / file
+
+
 def clean(text: str) -> str:
     """A message without addresses and folders of a machine, for results that are published."""
     text = re.sub(r"(?:file|https?)://\S+", "<address>", text)
@@ -47,7 +53,7 @@ def clean(text: str) -> str:
 
 
 def setup_peer(name: str, peer: Peer, folder: Path) -> dict[str, Any]:
-    """Create the environment, install, import.
+    """Create the environment, install, import the library as its adapter does.
 
     Returns:
         The record that `NAME.json` holds: name, ok, seconds, requirements, and versions or else
@@ -65,7 +71,8 @@ def setup_peer(name: str, peer: Peer, folder: Path) -> dict[str, Any]:
     if peer.remove:
         steps.append(("remove", [*pip, "uninstall", "--quiet", "--yes", *peer.remove]))
     names = [one.partition("==")[0] for one in (TORCH, *peer.requirements)]
-    steps.append(("import", [str(python), "-c", SHOW_VERSIONS, peer.module, *names]))
+    adapter = str(adapter_of(name))
+    steps.append(("import", [str(python), "-P", "-c", SHOW_VERSIONS, adapter, *names]))
     record: dict[str, Any] = {"name": name, "ok": False, "requirements": [*peer.requirements]}
     for step, command in steps:
         done = run_command(command)

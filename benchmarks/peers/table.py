@@ -10,8 +10,6 @@ class Peer(NamedTuple):
 
     requirements: tuple[str, ...]
     """Exact versions, installed beside `TORCH` into an environment of its own."""
-    module: str
-    """What is imported to see that the installation works."""
     remove: tuple[str, ...] = ()
     """Distributions taken away again because they stop the import."""
 
@@ -36,15 +34,11 @@ TORCH = "torch==2.13.0"
 # torchvision's ordinary wheel does not load beside a CPU build of torch, and transformers imports
 # it wherever it finds it; none of these libraries trains with it.
 PEERS = {
-    "sae-lens": Peer(("sae-lens==6.54.12",), "sae_lens", ("torchvision",)),
-    "dictionary-learning": Peer(
-        ("dictionary-learning==0.1.0",), "dictionary_learning.training", ("torchvision",)
-    ),
-    "sparsify": Peer(("eai-sparsify==1.3.3",), "sparsify", ("torchvision",)),
-    "overcomplete": Peer(
-        ("overcomplete==0.3.0", "matplotlib==3.8.4"), "overcomplete.sae", ("torchvision",)
-    ),
-    "saev": Peer(("saev==0.1.0",), "saev"),
+    "sae-lens": Peer(("sae-lens==6.54.12",), ("torchvision",)),
+    "dictionary-learning": Peer(("dictionary-learning==0.1.0",), ("torchvision",)),
+    "sparsify": Peer(("eai-sparsify==1.3.3",), ("torchvision",)),
+    "overcomplete": Peer(("overcomplete==0.3.0", "matplotlib==3.8.4"), ("torchvision",)),
+    "saev": Peer(("saev==0.1.0",), ("torchvision",)),
 }
 
 OURS, REFERENCE = "interp", "torch, dense autograd"

@@ -132,7 +132,7 @@ class _Tools:
         )
 
 
-PEER = Peer(("thing==1.0",), "thing", remove=("other",))
+PEER = Peer(("thing==1.0",), remove=("other",))
 
 
 def test_a_failing_install_is_recorded_with_its_reason_and_no_address(
@@ -141,11 +141,11 @@ def test_a_failing_install_is_recorded_with_its_reason_and_no_address(
     said = "WARNING: no\nERROR: no thing==1.0 at https://host.example/simple/thing\n"
     tools = _Tools("thing==1.0", said)
     monkeypatch.setattr(setup, "run_command", tools)
-    record = setup.setup_peer("thing", PEER, tmp_path)
+    record = setup.setup_peer("saev", PEER, tmp_path)
     assert not record["ok"]
     assert record["step"] == "install"
     assert record["reason"] == "ERROR: no thing==1.0 at <address>"
-    assert setup.state("thing", tmp_path) == record
+    assert setup.state("saev", tmp_path) == record
     assert "uninstall" not in tools.calls[-1]
 
 
@@ -154,14 +154,14 @@ def test_torch_comes_first_and_stays_at_its_version(
 ) -> None:
     tools = _Tools()
     monkeypatch.setattr(setup, "run_command", tools)
-    record = setup.setup_peer("thing", PEER, tmp_path)
+    record = setup.setup_peer("saev", PEER, tmp_path)
     assert record["ok"]
     assert record["versions"] == {"torch": "2.13.0"}
     installs = [call for call in tools.calls if "install" in call]
     assert installs[0][-1] == "torch==2.13.0"
     assert installs[1][-2:] == ["torch==2.13.0", "thing==1.0"]
     assert tools.calls[3][-3:] == ["--quiet", "--yes", "other"]
-    assert tools.calls[0] == [sys.executable, "-m", "venv", str(tmp_path / "thing")]
+    assert tools.calls[0] == [sys.executable, "-m", "venv", str(tmp_path / "saev")]
 
 
 def test_the_program_sets_up_what_does_not_work_yet_and_goes_on_after_a_failure(

@@ -23,9 +23,12 @@ def _sae():
         spec = importlib.util.find_spec("overcomplete")
         package.__path__ = list((spec and spec.submodule_search_locations) or [])
         sys.modules["overcomplete"] = package
-        NOTES.append(f"`import overcomplete` fails ({type(error).__name__}: {error})")
+        NOTES.append(f"only the subpackage `sae` was imported ({type(error).__name__}: {error})")
         import overcomplete.sae
     return overcomplete.sae
+
+
+LIBRARY = _sae()
 
 
 def _criterion(x, x_hat, pre_codes, codes, dictionary):
@@ -33,10 +36,9 @@ def _criterion(x, x_hat, pre_codes, codes, dictionary):
 
 
 def train(job, rows):
-    library = _sae()
-    sae = library.TopKSAE(rows.width, nb_concepts=job.m, top_k=job.k, device="cpu")
+    sae = LIBRARY.TopKSAE(rows.width, nb_concepts=job.m, top_k=job.k, device="cpu")
     optimizer = torch.optim.Adam(sae.parameters(), lr=job.lr)
-    library.train_sae(sae, rows, _criterion, optimizer, nb_epochs=1, monitoring=0, device="cpu")
+    LIBRARY.train_sae(sae, rows, _criterion, optimizer, nb_epochs=1, monitoring=0, device="cpu")
     sae = sae.eval()
     linear = sae.encoder.final_block[0]
     weights = {
