@@ -30,7 +30,8 @@ from interp.sae.log import Log, read_log
 from interp.sae.sharded import DeadLatents, ShardedTopK
 from interp.sae.sharded_checkpoint import load_shards, newest_shards, part_of, save_shards
 from interp.sae.sharded_mesh import Mesh, span_of, this_rank, world_size
-from interp.sae.step import BETAS
+from interp.sae.sharded_step import autograd_step, fused_step
+from interp.sae.step import BETAS, Stack, open_stack
 from interp.sae.topk import TopK
 
 if TYPE_CHECKING:
@@ -74,6 +75,8 @@ class _State:
     """[p] int64, steps since each own latent fired."""
     sums: Tensor
     """[3] float64 on the device: own parts of fvu, aux and l0 since the last collection."""
+    stack: Stack | None = None
+    """The tables of the fused step; None: the step goes by autograd."""
     steps: int = 0
     """Steps since the last collection."""
     step: int = 0
@@ -268,6 +271,8 @@ def _run(
     mesh = state.sae.mesh
     log = Log(out, state.step) if mesh.rank == 0 else None
     dead = DeadLatents(mesh, config.window, state.silent)
+    if mesh.layout.data == 1:
+        state.stack = open_stack([state.sae], [state.optimizer], [state.silent])  # type: ignore[list-item]
     began = time.perf_counter() - state.seconds
     quiet = None if progress and mesh.rank == 0 else True
     with tqdm(total=config.steps, initial=state.step, desc="train", disable=quiet) as bar:
@@ -330,22 +335,16 @@ def _draw(state: _State, batches: Batches) -> tuple[Tensor, Tensor]:
 
 
 def _step(state: _State, x: Tensor, rows: int, dead: DeadLatents, config: TrainConfig) -> None:
-    for group in state.optimizer.param_groups:
-        group["lr"] = config.lr_at(state.step)
-    losses = state.sae.loss_terms(x, rows, dead.pop())
-    loss = losses.reconstruction + config.aux_coefficient * losses.aux
-    state.optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    state.sae.finish_gradients()
-    state.optimizer.step()
-    state.sae.after_step()
-    state.silent = torch.where(state.sae.fired(losses.code), 0, state.silent + 1)
+    rates = config.lr_at(state.step), config.aux_coefficient
+    if state.stack is not None:
+        terms = fused_step(state.sae, state.stack, x, dead.pop(), rates)
+    else:
+        given = state.sae, state.optimizer, state.silent, x, rows
+        terms = autograd_step(*given, dead.pop(), rates)
     dead.push(state.silent)
+    state.sums += terms
     state.step += 1
     state.steps += 1
-    active = (losses.code.values > 0).sum().double() / rows
-    terms = (losses.reconstruction.detach().double(), losses.aux.detach().double(), active)
-    state.sums += torch.stack(terms)
 
 
 def _collect(state: _State) -> None:

@@ -38,6 +38,19 @@ class Dead(NamedTuple):
     """[] bool, whether any rank of this row has one."""
 
 
+class Chosen(NamedTuple):
+    """The dead latents of a rank."""
+
+    latents: Tensor
+    """[e] int64, distinct, the dead ones first."""
+    absent: Tensor
+    """[e] bool, those that are not dead."""
+    total: int
+    """Of all ranks of this row, or more."""
+    some: Tensor
+    """[] bool, whether any latent of the row is dead."""
+
+
 class ShardedTopK(nn.Module):
     """One rank's part of a TopK SAE.
 
@@ -78,17 +91,76 @@ class ShardedTopK(nn.Module):
         Returns:
             The terms, and the code on the rank's own latents, counted from `span.low`.
         """
-        z = (x.to(self.mean.dtype) - self.mean) / self.scale
-        code = self._encode(z)
-        assert code.indices is not None
-        own = sparse_decode(code.values, code.indices, self.W_dec)
-        error = z - (_SumForward.apply(own, self.mesh) + self.b_dec)
+        z = self.normalize(x)
+        code = self.encode(z)
+        error = z - self.decode(code)
         aux = z.new_zeros(())
         if sum(dead.counts):
-            # The other ranks take part even where this one has no dead latent.
-            residual = error.detach() - _SumForward.apply(self._aux(z, dead), self.mesh)
-            aux = residual.square().sum() / rows * dead.some
+            chosen = self.choose(dead)
+            weight = self.W_enc.index_select(0, chosen.latents)
+            dictionary = self.W_dec.index_select(0, chosen.latents)
+            bias = self.b_enc.index_select(0, chosen.latents) - weight @ self.b_dec.detach()
+            aux = self.aux(z, error.detach(), chosen, weight, dictionary, bias) / rows
         return Losses(error.square().sum() / rows, aux, code)
+
+    def normalize(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        """Rows in normalized units."""
+        return (x.to(self.mean.dtype) - self.mean) / self.scale
+
+    def encode(self, z: Float[Tensor, "n d"]) -> Code:
+        """The code of normalized rows on the own latents, counted from `span.low`."""
+        offset = _SumBackward.apply(self.b_dec, self.mesh)
+        bias = self.b_enc - self.W_enc @ offset
+        values, indices = encode_topk(z, self.W_enc, bias, min(self.k, len(self.b_enc)))
+        kept = keep_largest(values.detach(), self.k, self.mesh)
+        if kept.device.type == "cpu" and len(kept):
+            # What is kept stands first. On a GPU the width would cost a wait for the device.
+            width = max(1, int(kept.sum(dim=1).max()))
+            values, indices, kept = values[:, :width], indices[:, :width], kept[:, :width]
+        return Code(values * kept, indices.contiguous(), len(self.b_enc))
+
+    def decode(self, code: Code) -> Float[Tensor, "n d"]:
+        """Reconstruction z_hat from the codes of all ranks."""
+        assert code.indices is not None
+        own = sparse_decode(code.values, code.indices, self.W_dec)
+        return _SumForward.apply(own, self.mesh) + self.b_dec
+
+    def choose(self, dead: Dead) -> Chosen:
+        """The own dead latents in ascending order, with as many others as the bound allows for."""
+        own = dead.counts[self.mesh.latent_rank]
+        latents = (~dead.own).to(torch.uint8).argsort(stable=True)[:own]
+        return Chosen(latents, ~dead.own[latents], sum(dead.counts), dead.some)
+
+    def aux(
+        self,
+        z: Float[Tensor, "n d"],
+        residual: Float[Tensor, "n d"],
+        chosen: Chosen,
+        weight: Float[Tensor, "e d"],
+        dictionary: Float[Tensor, "e d"],
+        bias: Float[Tensor, " e"],
+    ) -> Float[Tensor, ""]:
+        """AuxK's loss, summed over the rows; see `interp.sae.losses.auxk_loss`.
+
+        Every rank of the row of latents has to ask, also one without dead latents.
+
+        Args:
+            z: [n, d] normalized rows.
+            residual: [n, d], held fixed.
+            chosen: the own dead latents.
+            weight: [e, d] their encoder rows.
+            dictionary: [e, d] their decoder rows.
+            bias: [e] of z, with b_dec's share.
+        """
+        pre = F.linear(z, weight, bias).masked_fill(chosen.absent, -torch.inf)
+        if chosen.total <= self.aux_k:
+            own = pre.relu() @ dictionary
+        else:
+            values, indices = _select(pre, min(self.aux_k, len(bias)))
+            kept = keep_largest(values.detach(), self.aux_k, self.mesh)
+            own = sparse_decode(values * kept, indices, dictionary) if len(bias) else z * 0
+        # Without any dead latent there is no loss, whatever the bound.
+        return (residual - _SumForward.apply(own, self.mesh)).square().sum() * chosen.some
 
     def finish_gradients(self) -> None:
         """Sum the gradients over the data dimension, and keep the decoder's rows tangential."""
@@ -117,35 +189,6 @@ class ShardedTopK(nn.Module):
             else value.cpu()
             for name, value in self.state_dict().items()
         }
-
-    def _encode(self, z: Tensor) -> Code:
-        offset = _SumBackward.apply(self.b_dec, self.mesh)
-        bias = self.b_enc - self.W_enc @ offset
-        values, indices = encode_topk(z, self.W_enc, bias, min(self.k, len(self.b_enc)))
-        kept = keep_largest(values.detach(), self.k, self.mesh)
-        if kept.device.type == "cpu" and len(kept):
-            # What is kept stands first. On a GPU the width would cost a wait for the device.
-            width = max(1, int(kept.sum(dim=1).max()))
-            values, indices, kept = values[:, :width], indices[:, :width], kept[:, :width]
-        return Code(values * kept, indices, len(self.b_enc))
-
-    def _aux(self, z: Tensor, dead: Dead) -> Tensor:
-        """This rank's part of the dead latents' estimate of the residual: [n, d]."""
-        own = dead.counts[self.mesh.latent_rank]
-        chosen = torch.nonzero_static(dead.own, size=own, fill_value=-1).squeeze(1)
-        absent = chosen < 0
-        chosen = chosen.clamp(min=0)
-        weight = self.W_enc.index_select(0, chosen)
-        dictionary = self.W_dec.index_select(0, chosen)
-        bias = self.b_enc.index_select(0, chosen) - weight @ self.b_dec.detach()
-        pre = F.linear(z, weight, bias).masked_fill(absent, -torch.inf)
-        if sum(dead.counts) <= self.aux_k:
-            return pre.relu() @ dictionary
-        values, indices = _select(pre, min(self.aux_k, own))
-        kept = keep_largest(values.detach(), self.aux_k, self.mesh)
-        if not own:
-            return torch.zeros_like(z)
-        return sparse_decode(values * kept, indices, dictionary)
 
 
 def _select(pre: Tensor, k: int) -> tuple[Tensor, Tensor]:

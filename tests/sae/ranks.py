@@ -14,8 +14,10 @@ import torch.distributed as dist
 from interp.errors import SAEError
 from interp.sae import TopK, TrainConfig, distributed, train
 from interp.sae.losses import normalize_rows_
-from interp.sae.sharded import Dead, ShardedTopK, keep_largest, keep_largest_reference
+from interp.sae.sharded import Dead, DeadLatents, ShardedTopK, keep_largest, keep_largest_reference
 from interp.sae.sharded_mesh import open_mesh
+from interp.sae.sharded_step import fused_step
+from interp.sae.step import BETAS, autograd_step, open_stack
 from interp.sae.synthetic import PlantedDictionary
 
 D, M, K = 8, 31, 4
@@ -104,6 +106,39 @@ def _difference(grid, m, aux_k, dead, spare):
     shared = {"reconstruction", "aux", "b_dec"}
     expected = {name: one[name] if name in shared else one[name][part] for name in one}
     return max(float((found[name].double() - expected[name].double()).abs().max()) for name in one)
+
+
+def fused(folder, world):
+    """The largest difference of weights and moments from two steps of one process by autograd."""
+    grid = open_mesh("latents", "cpu")
+    return {case: _fused_difference(grid, *case) for case in CASES}
+
+
+def _fused_difference(grid, m, aux_k, dead):
+    config = dataclasses.replace(CONFIG, n_latents=m, aux_k=aux_k)
+    one = whole_sae(m, aux_k)
+    sae = ShardedTopK(whole_sae(m, aux_k), grid)
+    part = slice(*sae.span)
+    optimizers = [torch.optim.Adam(s.parameters(), betas=BETAS, fused=True) for s in (one, sae)]
+    counters = torch.where(DEAD[dead](m), 9, 0)
+    silent = counters[part].clone()
+    stack = open_stack([sae], [optimizers[1]], [silent])
+    for step in range(2):
+        x = rows(30 + step)
+        autograd_step(one, optimizers[0], counters, x, config, step)
+        record = DeadLatents(grid, config.window, silent).pop()
+        fused_step(sae, stack, x, record, (config.lr_at(step), config.aux_coefficient))
+    worst = float((silent - counters[part]).abs().max())
+    for name, parameter in sae.named_parameters():
+        theirs = dict(one.named_parameters())[name]
+        for mine, other in zip(
+            (parameter, *optimizers[1].state[parameter].values()),
+            (theirs, *optimizers[0].state[theirs].values()),
+            strict=True,
+        ):
+            own = other[part] if other.ndim and name != "b_dec" else other
+            worst = max(worst, float((mine - own).detach().abs().max()))
+    return worst
 
 
 def selection(folder, world):
@@ -253,7 +288,7 @@ def replicas(folder, world):
     return seen
 
 
-SCENARIOS = (gradients, selection, runs, relay, from_one, each, refusals, killed, replicas)
+SCENARIOS = (gradients, fused, selection, runs, relay, from_one, each, refusals, killed, replicas)
 
 
 def main(rank, world, folder, *names):

@@ -86,7 +86,7 @@ def jobs(tmp_path_factory, root):
     folder = tmp_path_factory.mktemp("ranks")
     with pytest.raises(Stop):
         train(Breaking(18), CONFIG, out=folder / "from-one")
-    both = "gradients", "selection", "runs", "replicas", "relay"
+    both = "gradients", "fused", "selection", "runs", "replicas", "relay"
     two = launch(root, folder, 2, *both, "from_one", "each")
     shutil.copytree(folder / "relay", folder / "relay-of-two")
     return {2: two, 4: launch(root, folder, 4, *both, "refusals"), "folder": folder}
@@ -114,6 +114,16 @@ def test_losses_gradients_and_fired_latents_are_those_of_one_process(jobs, world
     for result in jobs[world]:
         assert len(result["gradients"]) == len(CASES) * len(LAYOUTS[world])
         wrong = {case: error for case, error in result["gradients"].items() if not error < 1e-12}
+        assert not wrong
+
+
+@slow
+@pytest.mark.parametrize("world", [2, 4])
+def test_the_fused_step_leaves_the_weights_of_autograd_in_one_process(jobs, world):
+    for result in jobs[world]:
+        assert len(result["fused"]) == len(CASES)
+        # The fused step's learning rate is a float32.
+        wrong = {case: error for case, error in result["fused"].items() if not error < 1e-8}
         assert not wrong
 
 
