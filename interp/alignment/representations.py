@@ -96,6 +96,12 @@ class _Generations(NamedTuple):
     images: tuple[str, ...]
     maker: str
 
+    @property
+    def labels(self) -> dict[str, Any]:
+        """What every representation of the store says of its images."""
+        names = ("ids", "clusters", "strata", "images", "maker")
+        return {name: getattr(self, name) for name in names}
+
 
 def load_representations(
     store: ActivationStore,
@@ -206,16 +212,12 @@ def _load_point(store, point, table, model, calls, pooling, half) -> list[Repres
                 model=model,
                 point=point,
                 x=(x[:, 0] if pooling == "mean" else x - x.mean(0)).float(),
-                ids=table.ids,
-                clusters=table.clusters,
-                strata=table.strata,
+                **table.labels,
                 call=call if several else None,
                 t=_number(coords["t"][row]),
                 log_snr=_number(coords["log_snr"][row]),
                 depth=store.points[point].depth,
                 preprocessing=describe_pooling(pooling, table.draws),
-                images=table.images,
-                maker=table.maker,
             )
         )
     return out
@@ -294,6 +296,5 @@ def pixel_representation(
         x = x - x.mean(0)
     else:
         x = x.flatten(1)
-    labels = (table.ids, table.clusters, table.strata)
-    more: dict[str, Any] = {"images": table.images, "maker": table.maker, "preprocessing": how}
-    return Representation("pixels", "rgb", x, *labels, reference=True, **more)
+    more: dict[str, Any] = {**table.labels, "reference": True, "preprocessing": how}
+    return Representation("pixels", "rgb", x, **more)
