@@ -58,6 +58,8 @@ class Data:
     weights: Weights
     """Single precision: decoder, encoder, bias."""
     moments: tuple[Weights, Weights]
+    offset_state: tuple[Tensor, Tensor, Tensor]
+    """[1, d] each, single precision: the offset itself and its moments."""
     silent: Tensor
     lr: Tensor = field(default_factory=lambda: torch.tensor(1e-3))
     step: Tensor = field(default_factory=lambda: torch.tensor(3.0))
@@ -108,19 +110,21 @@ def draw(
     first = Weights(*(normal(*w.shape, scale=typical) for w in weights))
     second = Weights(*((1 + normal(*w.shape).square()) * typical**2 for w in weights))
     values = normal(n, k).relu() * 0.2
+    offset = normal(1, d, scale=0.01)
     return Data(
         shape=shape,
         x=x.to(dtype),
         encoder=encoder.to(dtype),
         decoder=decoder.to(dtype),
         bias=weights.bias.to(dtype),
-        offset=normal(d, scale=0.01).to(dtype),
+        offset=offset[0].to(dtype, copy=True),
         values=values.to(dtype),
         indices=_latents(shape, skewed, draws, device),
         dvalues=normal(n, k, scale=1 / n).to(dtype),
         grad=normal(n, d, scale=1 / n).to(dtype),
         weights=weights,
         moments=(first, second),
+        offset_state=(offset, torch.zeros_like(offset), torch.zeros_like(offset)),
         silent=torch.zeros(m, dtype=torch.int64, device=device),
         lr=torch.tensor(1e-3, device=device),
         step=torch.tensor(3.0, device=device),
@@ -291,52 +295,82 @@ def gate(c: Data, backend: str | None, names: tuple[str, ...] = tuple(OPS)) -> d
     return found
 
 
+# Name -> the op without its gradients.
+FORWARD: dict[str, Callable[[Data, str | None], Any]] = {
+    "encode_topk": lambda c, b: encode_topk(c.x, c.encoder, c.bias, c.shape.k, backend=b),
+    "sparse_decode": lambda c, b: sparse_decode(
+        c.values, c.indices, c.decoder, c.offset, backend=b
+    ),
+    "decode_loss": lambda c, b: decode_loss(
+        c.values, c.indices, c.decoder, c.offset, c.x, backend=b
+    ),
+}
+
+
+@torch.no_grad()
 def step(c: Data, backend: str | None, *, fused: bool = True) -> Tensor:
     """A training step from the public ops, as `interp.train` takes it; returns the loss.
 
     Args:
-        c: changed: weights, moments, working copies, counters.
+        c: changed: weights, moments, working copies, counters, number of the step.
         backend: of every op.
         fused: backward and Adam in one pass; False: gradients first, then Adam.
     """
-    shift = c.weights.bias - c.weights.encoder @ c.offset.to(c.weights.encoder.dtype)
-    with torch.no_grad():
-        values, indices = encode_topk(
-            c.x, c.encoder, shift.to(c.x.dtype), c.shape.k, backend=backend
-        )
-        order = csc_from_indices(indices, c.shape.m)
-        loss, error = decode_loss(values, indices, c.decoder, c.offset, c.x, backend=backend)
-        grad = error * (-2 / c.shape.n)
-        offset = c.offset.to(c.weights.bias.dtype)
-        copies = None if c.x.dtype == c.weights.bias.dtype else (c.decoder, c.encoder)
-        if fused:
-            fused_bwd_adam(
-                grad, values, indices, c.x, c.weights, c.moments, offset, c.lr, c.step,
-                order=order, copies=copies, backend=backend,
-            )  # fmt: skip
-        else:
-            _unfused(c, grad, values, indices, order, backend)
-        dead_update_(c.silent, values, indices)
+    c.step += 1
+    offset = c.offset_state[0]
+    wide = offset.dtype
+    shift = c.weights.bias - c.weights.encoder @ offset[0]
+    # In single precision there are no working copies: the weights themselves.
+    single = c.x.dtype == wide
+    decoder, encoder = c.weights[:2] if single else (c.decoder, c.encoder)
+    shift = shift.to(c.x.dtype)
+    values, indices = encode_topk(c.x, encoder, shift, c.shape.k, backend=backend)
+    order = csc_from_indices(indices, c.shape.m)
+    loss, error = decode_loss(values, indices, decoder, c.offset, c.x, backend=backend)
+    grad = error * (-2 / c.shape.n)
+    if fused:
+        copies = None if single else (decoder, encoder)
+        back = fused_bwd_adam(
+            grad, values, indices, c.x, c.weights, c.moments, offset[0], c.lr, c.step,
+            order=order, copies=copies, backend=backend,
+        )  # fmt: skip
+    else:
+        back = _unfused(c, grad, values, indices, order, backend)
+    # Not on a backend: one row.
+    total = (grad.to(wide).sum(dim=0) - back)[None]
+    project_adam_renorm_(*_with_grad(c.offset_state, total), c.lr, c.step, unit_rows=False)
+    c.offset.copy_(offset[0])
+    dead_update_(c.silent, values, indices)
     return loss
+
+
+def _with_grad(
+    state: tuple[Tensor, Tensor, Tensor], grad: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return state[0], grad, state[1], state[2]
 
 
 def _unfused(
     c: Data, grad: Tensor, values: Tensor, indices: Tensor, order: Any, backend: str | None
-) -> None:
+) -> Tensor:
     """Gradients of the three parameters written out, then projection, Adam and norms of each."""
-    dvalues, d_dec = sparse_decode_bwd(grad, values, indices, c.decoder, order, backend=backend)
+    decoder = c.weights.decoder if c.x.dtype == c.weights.bias.dtype else c.decoder
+    dvalues, d_dec = sparse_decode_bwd(grad, values, indices, decoder, order, backend=backend)
     d_enc, d_bias = sparse_encode_bwd(
         dvalues, values, indices, c.x, c.shape.m, order, backend=backend
     )
     wide, m = c.weights.bias.dtype, c.shape.m
+    back = d_bias.to(wide) @ c.weights.encoder
     # The encoder sees rows less the offset.
-    d_enc = torch.addcmul(d_enc.to(wide), d_bias.to(wide)[:, None], c.offset.to(wide), value=-1)
+    offset = c.offset_state[0][0]
+    d_enc = torch.addcmul(d_enc.to(wide), d_bias.to(wide)[:, None], offset, value=-1)
     grads = Weights(d_dec.to(wide), d_enc, d_bias.to(wide))
     copies = {"decoder": c.decoder, "encoder": c.encoder} if c.x.dtype != wide else {}
     for name, weight in c.weights._asdict().items():
         given = (weight, *(getattr(tensors, name) for tensors in (grads, *c.moments)))
-        rows, grad, first, second = (tensor.view(m, -1) for tensor in given)
+        rows, row_grad, first, second = (tensor.view(m, -1) for tensor in given)
         project_adam_renorm_(
-            rows, grad, first, second, c.lr, c.step, unit_rows=name == "decoder",
+            rows, row_grad, first, second, c.lr, c.step, unit_rows=name == "decoder",
             copy=copies.get(name), backend=backend,
         )  # fmt: skip
+    return back

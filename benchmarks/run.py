@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -131,10 +132,15 @@ def _versions() -> dict[str, str]:
 
 
 def _commit() -> str:
-    """The checkout's commit, with `-dirty` where tracked files differ from it."""
+    """The checkout's commit, with `-dirty` where tracked files differ from it.
+
+    A copy without its history is told by the variable COMMIT.
+    """
+    if shutil.which("git") is None:
+        return os.environ.get("COMMIT", "unknown")
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
-    return done.stdout.strip() or "unknown"
+    return done.stdout.strip() or os.environ.get("COMMIT", "unknown")
 
 
 def slug(text: str) -> str:

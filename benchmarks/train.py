@@ -9,12 +9,11 @@ The floor is what no step can leave out: the product of rows and encoder, and th
 m, each as fast as this machine does it in the same run.
 """
 
-import shutil
 import statistics
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -127,8 +126,8 @@ class Parts:
 def gate() -> None:
     """Ours and the dense step have the same loss at every step, and so the same rates and start."""
     shape = Shape(24, 96, 5, 64)
-    with _folder() as folder:
-        _, ours, dense = _run(shape, folder, STEPS, "cpu", parts=False)
+    with TemporaryDirectory() as folder:
+        _, ours, dense = _run(shape, Path(folder), STEPS, "cpu", parts=False)
     assert len(ours) == len(dense) == STEPS, f"{len(ours)} and {len(dense)} of {STEPS} steps"
     apart = disagreement(ours, dense)
     assert apart < TOLERANCE, f"losses of ours and the dense step differ by {apart:.2%}"
@@ -146,8 +145,8 @@ def run(quick: bool = False, device: str = "cpu") -> dict[str, Any]:
     for shape in QUICK if quick else SHAPES:
         for threads, clock in {1: "cpu", 2: "wall"}.items():
             rounds = 3 if quick else (STEPS - FIT - WARM - 1 if threads == 1 else FEWER)
-            with _folder() as folder, _threads(threads):
-                measured.append(measure(shape, folder, rounds, clock, device))
+            with TemporaryDirectory() as folder, _threads(threads):
+                measured.append(measure(shape, Path(folder), rounds, clock, device))
     return {"measured": measured, "figures": [f for one in measured for f in figures(one)]}
 
 
@@ -243,15 +242,6 @@ def figures(one: dict[str, Any]) -> list[dict[str, Any]]:
         {"name": f"encoder product {shape}, {where}", "value": one["gflops"], "unit": "GFLOP/s"},
         {"name": f"copy, {where}", "value": one["copy_gbs"], "unit": "GB/s"},
     ]
-
-
-@contextmanager
-def _folder() -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="benchmark-", dir=Path.cwd()))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder)
 
 
 @contextmanager
