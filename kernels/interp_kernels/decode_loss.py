@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from interp_kernels import _backend
 from interp_kernels._backend import AotCase, ceil_div, launch, tl, triton
@@ -88,6 +89,12 @@ def _op(
 def _(values, indices, weight, offset, target, backend):
     wide = torch.float64 if target.dtype == torch.float64 else torch.float32
     return target.new_empty((), dtype=wide), torch.empty_like(target)
+
+
+@register_flop_formula(torch.ops.interp.decode_loss)
+def _flops(values, indices, weight, offset, target, backend, *, out_shape=None, **_) -> int:
+    # Shapes, not tensors; "dense" does m / k times as many.
+    return 2 * values[0] * values[1] * weight[1]
 
 
 def _save(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:

@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from interp_kernels import _backend
 from interp_kernels._fused_topk import fused_keys, pack_keys, unpack_keys
@@ -200,6 +201,12 @@ def _op(x: Tensor, weight: Tensor, bias: Tensor, k: int, backend: str) -> tuple[
 @_op.register_fake
 def _(x, weight, bias, k, backend):
     return x.new_empty(len(x), k), x.new_empty((len(x), k), dtype=torch.int64)
+
+
+@register_flop_formula(torch.ops.interp.encode_topk)
+def _flops(x, weight, bias, k, backend, *, out_shape=None, **_) -> int:
+    # Shapes, not tensors.
+    return 2 * x[0] * x[1] * weight[0]
 
 
 def _save(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:

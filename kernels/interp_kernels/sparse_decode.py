@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from interp_kernels import _backend
 from interp_kernels._backend import AotCase, ceil_div, launch, power_of_two, tl, triton
@@ -122,6 +123,12 @@ def _op(
 @_op.register_fake
 def _(values, indices, weight, offset, backend):
     return values.new_empty(values.shape[0], weight.shape[1])
+
+
+@register_flop_formula(torch.ops.interp.sparse_decode)
+def _flops(values, indices, weight, offset, backend, *, out_shape=None, **_) -> int:
+    # Shapes, not tensors; "dense" does m / k times as many.
+    return 2 * values[0] * values[1] * weight[1]
 
 
 def _save(ctx: Any, inputs: tuple, output: Tensor) -> None:
