@@ -1,6 +1,5 @@
 """Training over several ranks: equal to one process, continued by any number, stopped clearly."""
 
-import json
 import os
 import re
 import shutil
@@ -11,14 +10,12 @@ import pytest
 import torch
 
 from interp.errors import SAEError
-from interp.sae import SAE, TrainConfig, train
+from interp.sae import SAE, train
 from interp.sae.checkpoint import CHECKPOINT, load_checkpoint
 from interp.sae.distributed import share
-from interp.sae.log import read_log
 from interp.sae.sharded_checkpoint import newest_shards
 from interp.sae.sharded_mesh import parse_layout, span_of
 from tests.sae.ranks import CASES, CONFIG, DATA, LAYOUTS, Stop, timeless
-from tests.sae.stores import make_store
 
 # Seconds; a machine busy with other work has needed a third of it.
 LIMIT = 300
@@ -314,34 +311,6 @@ def test_the_newer_of_two_kinds_of_checkpoint_counts(jobs, tmp_path):
         train(Breaking(22), CONFIG, out=tmp_path / "relay")
     assert load_checkpoint(tmp_path / "relay")["step"] == 20
     assert not list((tmp_path / "relay").glob("shards-*"))
-
-
-def torchrun(root, world, *command):
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    return subprocess.run(
-        [*launcher, "--nproc-per-node", str(world), "-m", "interp", *command],
-        cwd=root,
-        env=environment(root),
-        capture_output=True,
-        text=True,
-        timeout=LIMIT,
-    )
-
-
-@slow
-def test_the_command_trains_under_torchrun_and_one_rank_speaks(root, tmp_path):
-    store = make_store(tmp_path / "store")
-    config = TrainConfig(n_latents=24, k=3, batch_size=16, steps=12, log_every=6, dead_window=2)
-    options = ["--n-latents", "24", "--k", "3", "--batch-size", "16", "--steps", "12"]
-    options += ["--log-every", "6", "--dead-window", "2", "--out", str(tmp_path / "run")]
-    done = torchrun(root, 2, "train", str(store.path), "mid", *options)
-    assert done.returncode == 0, done.stderr
-    path, line = done.stdout.splitlines()
-    assert path == str(tmp_path / "run")
-    one = train(store, config, point="mid", out=tmp_path / "one")
-    close(SAE.load(tmp_path / "run" / "sae").state_dict(), one.sae.state_dict())
-    same_lines(timeless(read_log(tmp_path / "run")), one.log)
-    assert json.loads(line)["step"] == 12
 
 
 @pytest.mark.parametrize(
