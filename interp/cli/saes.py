@@ -21,6 +21,7 @@ class Train:
     """Train a sparse autoencoder on a point of a store; a rerun continues a killed one.
 
     Under torchrun several ranks share the work: torchrun --nproc-per-node 2 -m interp train ...
+
     Example: interp train activations/0123456789ab mid_block.resnets.1 --out runs/mid
     """
 
