@@ -46,8 +46,8 @@ Result = TypeVar("Result")
 def share(jobs: Sequence[Job], *, rank: int | None = None, world: int | None = None) -> list[Job]:
     """The jobs of one rank: every `world`-th, from its own number on.
 
-    With `train(..., layout="each")` in a loop over them, many points or seeds train at once, one
-    SAE per rank, and no rank waits for another.
+    With `train(..., layout="each")` in a loop over them (or `train_many` with an `out` per rank),
+    many points or seeds train at once, one SAE per rank, and no rank waits for another.
 
     Args:
         jobs: the same list on every rank.
