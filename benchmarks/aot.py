@@ -13,6 +13,7 @@ import argparse
 import ast
 import hashlib
 import importlib
+import importlib.util
 import json
 import multiprocessing
 import pkgutil
@@ -24,8 +25,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import interp_kernels
 
 from benchmarks.run import RESULTS, environment
 
@@ -76,7 +75,9 @@ class Row(NamedTuple):
 
 def modules() -> list[Any]:
     """The modules of interp_kernels that have kernels."""
-    names = sorted(one.name for one in pkgutil.iter_modules(interp_kernels.__path__))
+    spec = importlib.util.find_spec("interp_kernels")
+    folders = spec.submodule_search_locations if spec is not None else None
+    names = sorted(one.name for one in pkgutil.iter_modules(folders))
     found = [importlib.import_module(f"interp_kernels.{name}") for name in names]
     return [module for module in found if hasattr(module, "aot_cases")]
 

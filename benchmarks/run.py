@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import importlib.util
 import inspect
 import json
 import os
@@ -91,11 +92,8 @@ def check_origins(interp: Path, kernels: Path) -> None:
 
 
 def _check_installed() -> None:
-    import interp_kernels
-
-    import interp
-
-    check_origins(Path(str(interp.__file__)), Path(str(interp_kernels.__file__)))
+    found = [importlib.util.find_spec(name) for name in ("interp", "interp_kernels")]
+    check_origins(*(Path(str(spec.origin)) for spec in found if spec is not None))
 
 
 def environment() -> dict[str, Any]:
