@@ -51,10 +51,10 @@ QUICK = Sizes(32, 64, 4, 64, 1, 1, 3, quality_steps=60, quality_rows=512, qualit
 
 def gate() -> None:
     """The judged weights are the trained ones, and ours and the reference find planted atoms."""
-    planted = PlantedDictionary(32, 16, 3, batch_size=256, steps=300)
+    planted = PlantedDictionary(32, 16, 3, batch_size=256, steps=400)
     with _folder() as scratch, Workers(default_folder(), scratch) as workers:
         batches, held_out = quality.save_batches(planted, scratch / "data", 1024)
-        job = Job(batches, 32, 3, len(planted), 1, lr=3e-3, held_out=held_out)
+        job = Job(batches, 48, 3, len(planted), 1, lr=5e-3, held_out=held_out)
         for row in ROWS:
             if row.label not in (OURS, REFERENCE):
                 continue
