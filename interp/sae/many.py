@@ -152,7 +152,7 @@ def _open_readings(
     source: ActivationStore | Iterable[Tensor], jobs: Mapping[str, Job], order_seed: int | None
 ) -> dict[str, _Reading]:
     opened: dict[Any, _Reading] = {}
-    readings = {}
+    readings: dict[str, _Reading] = {}
     for name, job in jobs.items():
         seed = job.config.seed if order_seed is None else order_seed
         config = dataclasses.replace(job.config, seed=seed)
@@ -168,7 +168,8 @@ def _open_readings(
 
 
 def _provenance(reading: _Reading, config: TrainConfig, order_seed: int | None) -> dict[str, Any]:
-    own = {"recipe": config.as_dict(), "fingerprint": reading.batches.fingerprint}
+    own: dict[str, Any] = {"recipe": config.as_dict()}
+    own["fingerprint"] = reading.batches.fingerprint
     if order_seed is not None:
         own["order_seed"] = order_seed
     return reading.provenance | own

@@ -80,14 +80,15 @@ def _block(grad: Tensor, z: Tensor, slots: Slots, offsets: Tensor, decoder: Tens
     """Gradients of a block of latents, the encoder's without its bias share."""
     rows, values = slots
     if len(rows) == 0:
-        return Weights(*(torch.zeros_like(decoder) for _ in "de"), decoder.new_zeros(len(decoder)))
+        empty = torch.zeros_like(decoder)
+        return Weights(empty, empty.clone(), decoder.new_zeros(len(decoder)))
     owners = torch.repeat_interleave(offsets.diff(), output_size=len(rows))
     # The products of a latent with its rows: the derivative of a bag by its weights, see
     # `slot_products`, with latents as bags and rows as the table.
     found = torch.ops.aten._embedding_bag_per_sample_weights_backward(
         decoder, grad, rows, offsets[:-1].to(rows.dtype), owners.to(rows.dtype), 0
     ).masked_fill_(values <= 0, 0)
-    sums = (
+    d_decoder, d_encoder = (
         F.embedding_bag(
             rows, table, offsets.to(rows.dtype), mode="sum", per_sample_weights=share,
             include_last_offset=True,
@@ -95,7 +96,7 @@ def _block(grad: Tensor, z: Tensor, slots: Slots, offsets: Tensor, decoder: Tens
         for table, share in ((grad, values), (z, found))
     )  # fmt: skip
     bias = torch.segment_reduce(found, "sum", offsets=offsets, unsafe=True)
-    return Weights(*sums, bias)
+    return Weights(d_decoder, d_encoder, bias)
 
 
 def dense_update(

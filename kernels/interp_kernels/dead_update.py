@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from interp_kernels import _backend
-from interp_kernels._backend import AotCase, KernelError, ceil_div, on_device, tl, triton
+from interp_kernels._backend import AotCase, KernelError, ceil_div, launch, tl, triton
 
 _BLOCK = 1024
 
@@ -44,12 +44,17 @@ def _reset_kernel(silent_ptr, values_ptr, indices_ptr, N_SLOTS, BLOCK: tl.conste
 
 def _launch(silent: Tensor, values: Tensor, indices: Tensor) -> None:
     m, slots = len(silent), values.numel()
-    with on_device(silent):
-        _count_kernel[(ceil_div(m, _BLOCK),)](silent, m, BLOCK=_BLOCK, num_warps=4)
-        if slots:
-            _reset_kernel[(ceil_div(slots, _BLOCK),)](
-                silent, values, indices, slots, BLOCK=_BLOCK, num_warps=4
-            )
+    launch(_count_kernel, (ceil_div(m, _BLOCK),), silent, m, BLOCK=_BLOCK, num_warps=4)
+    launch(
+        _reset_kernel,
+        (ceil_div(slots, _BLOCK),),
+        silent,
+        values,
+        indices,
+        slots,
+        BLOCK=_BLOCK,
+        num_warps=4,
+    )
 
 
 @torch.library.custom_op("interp::dead_update_", mutates_args=("silent",))

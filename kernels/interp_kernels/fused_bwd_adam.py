@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from interp_kernels import _backend
-from interp_kernels._backend import AotCase, KernelError, ceil_div, on_device, tl, triton
+from interp_kernels._backend import AotCase, KernelError, ceil_div, launch, tl, triton
 from interp_kernels._fused_eager import Extra, Weights, dense_update, eager_update
 from interp_kernels.csc import CSC, csc_from_indices
 from interp_kernels.project_adam_renorm import (
@@ -187,7 +187,7 @@ def _fused_kernel(
                 q = tl.load(starts_ptr + latent + 1).to(tl.int64)
                 d_decoder = _sum_parts(d_decoder_ptr, p, q, D, BD)
                 d_encoder = _sum_parts(d_encoder_ptr, p, q, D, BD)
-                d_bias = tl.sum(_sum_parts(d_bias_ptr, p, q, 1, 16), axis=0)
+                d_bias = tl.sum(_sum_parts(d_bias_ptr, p, q, 1, KB), axis=0)
             else:
                 d_decoder, d_encoder, d_bias = _both_slots(
                     grad_ptr, z_ptr, values_ptr, positions_ptr, row, low, high, K, D, KB, BD
@@ -202,11 +202,11 @@ def _fused_kernel(
             d_encoder -= d_bias * b_dec
             _update_row(
                 decoder_ptr, decoder_avg_ptr, decoder_sq_ptr, decoder_copy_ptr, rates_ptr, at, mask,
-                row, d_decoder, beta1, beta2, eps, True, COPY,
+                row, d_decoder, beta1, beta2, eps, True, COPY,  # type: ignore[arg-type]
             )  # fmt: skip
             _update_row(
                 encoder_ptr, encoder_avg_ptr, encoder_sq_ptr, encoder_copy_ptr, rates_ptr, at, mask,
-                weight, d_encoder, beta1, beta2, eps, False, COPY,
+                weight, d_encoder, beta1, beta2, eps, False, COPY,  # type: ignore[arg-type]
             )  # fmt: skip
             b, a, s = _adam(
                 tl.load(bias_ptr + latent), d_bias, tl.load(bias_avg_ptr + latent),
@@ -241,18 +241,16 @@ def _launch(
         places[extra.latents] = numbers
         extras = [places, *(t.float().contiguous() for t in extra[1:])]
     sizes = {"SIZE": heavy.size, "KB": slots, "BD": columns, "num_warps": warps}
-    with on_device(grad):
-        if len(heavy.latents):
-            _heavy_kernel[(len(heavy.latents),)](
-                grad, z, values, order.positions, order.offsets, weights.decoder, heavy.latents,
-                heavy.starts, *parts, total, k, d, **sizes,
-            )  # fmt: skip
-        _fused_kernel[(back.shape[1], members)](
-            grad, z, values, order.positions, order.offsets, heavy.starts, *parts,
-            *weights, *first, *second, *(copies or weights[:2]), b_dec, *extras, back, rates,
-            m, k, d, *betas, eps, EXTRA=extra is not None, COPY=bool(copies), LATENTS=_LATENTS,
-            **sizes,
-        )  # fmt: skip
+    launch(_heavy_kernel, (len(heavy.latents),),
+        grad, z, values, order.positions, order.offsets, weights.decoder, heavy.latents,
+        heavy.starts, *parts, total, k, d, **sizes,
+    )  # fmt: skip
+    launch(_fused_kernel, (back.shape[1], members),
+        grad, z, values, order.positions, order.offsets, heavy.starts, *parts,
+        *weights, *first, *second, *(copies or weights[:2]), b_dec, *extras, back, rates,
+        m, k, d, *betas, eps, EXTRA=extra is not None, COPY=bool(copies), LATENTS=_LATENTS,
+        **sizes,
+    )  # fmt: skip
     return back.sum(dim=1)
 
 

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from interp_kernels import _backend
-from interp_kernels._backend import AotCase, KernelError, on_device, power_of_two, tl, triton
+from interp_kernels._backend import AotCase, KernelError, launch, power_of_two, tl, triton
 
 # As torch.optim.Adam(betas=(0.9, 0.99), eps=1e-8): the library's own training uses these.
 BETAS = (0.9, 0.99)
@@ -147,7 +147,7 @@ def adam_(
         betas: of Adam.
         eps: of Adam.
     """
-    torch._fused_adam_(
+    torch._fused_adam_(  # pyright: ignore[reportPrivateImportUsage]
         weights, grads, *moments, [], [step] * len(weights), lr=lr,
         beta1=betas[0], beta2=betas[1], weight_decay=0.0, eps=eps, amsgrad=False, maximize=False,
     )  # fmt: skip
@@ -174,12 +174,11 @@ def _op(
     if backend == "triton":
         m, d = weight.shape
         columns = power_of_two(d, low=16)
-        with on_device(weight):
-            _row_kernel[(m,)](
-                weight, grad, exp_avg, exp_avg_sq, weight if copy is None else copy,
-                step_rates(lr, step, (beta1, beta2)), d, beta1, beta2, eps,
-                UNIT=unit_rows, COPY=copy is not None, BD=columns, num_warps=row_warps(columns),
-            )  # fmt: skip
+        launch(_row_kernel, (m,),
+            weight, grad, exp_avg, exp_avg_sq, weight if copy is None else copy,
+            step_rates(lr, step, (beta1, beta2)), d, beta1, beta2, eps,
+            UNIT=unit_rows, COPY=copy is not None, BD=columns, num_warps=row_warps(columns),
+        )  # fmt: skip
         return
     grad = grad.to(weight.dtype, copy=True)
     if unit_rows:

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from interp_kernels import _backend
-from interp_kernels._backend import AotCase, on_device, power_of_two, tl, triton
+from interp_kernels._backend import AotCase, launch, power_of_two, tl, triton
 from interp_kernels.csc import CSC, csc_from_indices
 
 # Slots per program: 16 times the mean of the usual shapes (n k / m = 4..16 at 8192 rows), so that
@@ -176,16 +176,14 @@ def _launch(
     heavy = heavy_chunks(offsets, n * k)
     parts = torch.empty(len(heavy.latents), d, dtype=torch.float32, device=grad.device)
     sizes = {"SIZE": heavy.size, "KB": slots, "BD": columns, "num_warps": warps}
-    with on_device(grad):
-        if len(heavy.latents):
-            _heavy_kernel[(len(heavy.latents),)](
-                grad, values, positions, offsets, weight, heavy.latents, heavy.starts,
-                dvalues, parts, m, k, d, **sizes,
-            )  # fmt: skip
-        _latent_kernel[(m,)](
-            grad, values, positions, offsets, weight, heavy.starts, parts, dvalues, dweight, k, d,
-            **sizes,
-        )  # fmt: skip
+    launch(_heavy_kernel, (len(heavy.latents),),
+        grad, values, positions, offsets, weight, heavy.latents, heavy.starts,
+        dvalues, parts, m, k, d, **sizes,
+    )  # fmt: skip
+    launch(_latent_kernel, (m,),
+        grad, values, positions, offsets, weight, heavy.starts, parts, dvalues, dweight, k, d,
+        **sizes,
+    )  # fmt: skip
     return dvalues, dweight
 
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from interp_kernels import _backend
-from interp_kernels._backend import AotCase, on_device, tl, triton
+from interp_kernels._backend import AotCase, launch, tl, triton
 from interp_kernels.csc import CSC, csc_from_indices
 from interp_kernels.sparse_decode_bwd import (
     HEAVY,
@@ -93,7 +93,7 @@ def _latent_kernel(
         first = tl.load(starts_ptr + latent).to(tl.int64)
         last = tl.load(starts_ptr + latent + 1).to(tl.int64)
         total = _sum_parts(parts_ptr, first, last, D, BD)
-        bias = tl.sum(_sum_parts(biases_ptr, first, last, 1, 16), axis=0)
+        bias = tl.sum(_sum_parts(biases_ptr, first, last, 1, KB), axis=0)
     else:
         total, bias = _encode_slots(
             x_ptr, slots_ptr, values_ptr, positions_ptr, low, high, K, D, KB, BD
@@ -113,16 +113,14 @@ def _launch(
     parts = torch.empty(len(heavy.latents), d, dtype=torch.float32, device=x.device)
     biases = torch.empty(len(heavy.latents), dtype=torch.float32, device=x.device)
     sizes = {"SIZE": heavy.size, "KB": rows, "BD": columns, "num_warps": warps}
-    with on_device(x):
-        if len(heavy.latents):
-            _heavy_kernel[(len(heavy.latents),)](
-                x, slots, values, positions, offsets, heavy.latents, heavy.starts, parts, biases,
-                m, k, d, **sizes,
-            )  # fmt: skip
-        _latent_kernel[(m,)](
-            x, slots, values, positions, offsets, heavy.starts, parts, biases, dweight, dbias,
-            k, d, **sizes,
-        )  # fmt: skip
+    launch(_heavy_kernel, (len(heavy.latents),),
+        x, slots, values, positions, offsets, heavy.latents, heavy.starts, parts, biases,
+        m, k, d, **sizes,
+    )  # fmt: skip
+    launch(_latent_kernel, (m,),
+        x, slots, values, positions, offsets, heavy.starts, parts, biases, dweight, dbias,
+        k, d, **sizes,
+    )  # fmt: skip
     return dweight, dbias
 
 
