@@ -11,6 +11,15 @@ RESULTS = Path(__file__).parent / "results"
 BEGIN, END = "<!-- benchmarks -->", "<!-- /benchmarks -->"
 
 
+UNMEASURED = "not yet measured on a GPU"
+# What a GPU must show: in the table as unmeasured until a result of the case `gpu` is there.
+GPU_TARGETS = (
+    ("floor / ours, full step (d 1280, m 65536, k 32, n 8192), bfloat16", ">= 0.6 x"),
+    ("fastest peer / ours, the same step", ">= 2 x"),
+    ("gradients, then Adam / fused_bwd_adam, the same step", ">= 1.3 x"),
+)
+
+
 class Figure(NamedTuple):
     """One measured number, with its unit and its target, such as "<= 1.3"."""
 
@@ -57,11 +66,19 @@ def _cell(figure: Figure) -> str:
     return f"{number} {figure.unit}".strip()
 
 
-def table(records: Sequence[dict[str, Any]]) -> str:
+def unmeasured(records: Sequence[dict[str, Any]]) -> list[tuple[str, str, str]]:
+    """Name, text and target of the figures that only a GPU can give and none of these has."""
+    if any(one["case"] == "gpu" and one["environment"]["device"] != "cpu" for one in records):
+        return []
+    return [(name, UNMEASURED, limit) for name, limit in GPU_TARGETS]
+
+
+def table(records: Sequence[dict[str, Any]], missing: Sequence[tuple[str, str, str]] = ()) -> str:
     """Write results as one table, with where they were measured below.
 
     Args:
         records: result files as `benchmarks.run` writes them.
+        missing: rows for what is not measured, see `unmeasured`.
 
     Returns:
         Markdown: case, figure, measured value, target; then one line for each machine and commit.
@@ -74,6 +91,7 @@ def table(records: Sequence[dict[str, Any]]) -> str:
             lines.append(
                 f"| {record['case']} | {figure.name} | {_cell(figure)}{missed} | {target} |"
             )
+    lines += [f"| gpu | {name} | {text} | {limit} |" for name, text, limit in missing]
     origins = dict.fromkeys(_origin(record["environment"]) for record in records)
     return "\n".join([*lines, "", *(f"Measured on {origin}." for origin in origins)])
 
@@ -119,7 +137,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("results", nargs="?", type=Path, default=RESULTS, help="folder of results")
     parser.add_argument("--readme", type=Path, help=f"document with the lines {BEGIN} and {END}")
     options = parser.parse_args(arguments)
-    new = table(load(options.results))
+    records = load(options.results)
+    new = table(records, unmeasured(records))
     if options.readme is None:
         print(new)
     else:

@@ -53,6 +53,16 @@ def test_the_table_shows_values_units_and_missed_targets() -> None:
     assert shown.endswith("Measured on Fast CPU, 1 thread(s), torch 2, commit abc, 2026-01-02.")
 
 
+def test_what_only_a_gpu_can_tell_is_shown_as_not_measured() -> None:
+    record = _record()
+    shown = report.table([record], report.unmeasured([record]))
+    assert "fused_bwd_adam, the same step | not yet measured on a GPU | >= 1.3 x |" in shown
+    on_cpu = {**record, "case": "gpu"}
+    assert report.unmeasured([on_cpu])
+    on_gpu = {**on_cpu, "environment": {**record["environment"], "device": "H200"}}
+    assert not report.unmeasured([record, on_gpu])
+
+
 def test_a_result_without_figures_shows_its_numbers() -> None:
     shown = report.figures({"a": {"b": 2.5}, "ok": True, "text": "no"})
     assert shown == [report.Figure("a.b", 2.5)]
