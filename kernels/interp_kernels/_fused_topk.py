@@ -139,6 +139,36 @@ def _count_above(scratch_ptr, bound, M, BN: tl.constexpr):
 
 
 @triton.jit
+def _kth_score(scratch_ptr, M, K, zero, BN: tl.constexpr):
+    """The K-th largest score: the largest bound that at least K scores reach, bit by bit."""
+    bound = zero - 2147483648
+    step = zero + 2147483648
+    while step > 0:
+        if _count_above(scratch_ptr, bound + step, M, BN) >= K:
+            bound += step
+        step = step // 2
+    return bound
+
+
+@triton.jit
+def _collect(scratch_ptr, out_ptr, bound, M, K, BN: tl.constexpr):
+    """Keys of all scores above the bound and of the first that equal it, K in all, by column."""
+    need = K - _count_above(scratch_ptr, bound + 1, M, BN)
+    done = need * 0
+    equals = need * 0
+    for block in range(0, M, BN):
+        columns = block + tl.arange(0, BN)
+        scores = tl.load(scratch_ptr + columns, mask=columns < M, other=LOWEST)
+        equal = (scores == bound).to(tl.int32)
+        rank = equals + tl.cumsum(equal, axis=0)
+        take = (scores > bound) | ((equal > 0) & (rank <= need))
+        place = done + tl.cumsum(take.to(tl.int32), axis=0) - 1
+        tl.store(out_ptr + place, _pack(scores, columns), mask=take & (place < K))
+        done += tl.sum(take.to(tl.int32), axis=0)
+        equals += tl.sum(equal, axis=0)
+
+
+@triton.jit
 def _repair_kernel(
     x_ptr, weight_ptr, bias_ptr, own_ptr, other_ptr, failed_ptr, scratch_ptr, keys_ptr, N, M, D, K,
     HAS_GROUPS: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
@@ -151,28 +181,10 @@ def _repair_kernel(
                 x_ptr, weight_ptr, bias_ptr, own_ptr, other_ptr, scratch, row, M, D,
                 HAS_GROUPS, BN, BK,
             )  # fmt: skip
+            # Every thread of the program sees the whole scratch row.
             tl.debug_barrier()
-            # The largest bound with at least K scores above it is the K-th score.
-            bound = row * 0 - 2147483648
-            step = row * 0 + 2147483648
-            while step > 0:
-                if _count_above(scratch, bound + step, M, BN) >= K:
-                    bound += step
-                step = step // 2
-            need = K - _count_above(scratch, bound + 1, M, BN)
-            done = need * 0
-            equals = need * 0
-            for block in range(0, M, BN):
-                columns = block + tl.arange(0, BN)
-                scores = tl.load(scratch + columns, mask=columns < M, other=LOWEST)
-                equal = (scores == bound).to(tl.int32)
-                rank = equals + tl.cumsum(equal, axis=0)
-                take = (scores > bound) | ((equal > 0) & (rank <= need))
-                place = done + tl.cumsum(take.to(tl.int32), axis=0) - 1
-                keys = _pack(scores, columns)
-                tl.store(keys_ptr + row * K + place, keys, mask=take & (place < K))
-                done += tl.sum(take.to(tl.int32), axis=0)
-                equals += tl.sum(equal, axis=0)
+            bound = _kth_score(scratch, M, K, row * 0, BN)
+            _collect(scratch, keys_ptr + row * K, bound, M, K, BN)
             tl.debug_barrier()
         row += tl.num_programs(0)
 
