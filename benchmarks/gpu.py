@@ -217,7 +217,7 @@ def steps_at(session: Session, shape: Shape, dtype: torch.dtype, rates: Machine)
     works: dict[str, Callable[[], Any]] = {}
     if device != "cpu":
         torch.cuda.reset_peak_memory_stats()
-    failed = set(ops.OPS) - session.passed.get(str(dtype), set())
+    failed = set(ops.STEP) - session.passed.get(str(dtype), set())
     rows = [torch.randn(shape.n, shape.d, device=device) * shape.d**-0.5 for _ in range(4)]
     turn = iter(range(1 << 30))
     if not failed:

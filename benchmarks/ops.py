@@ -30,6 +30,7 @@ from interp_kernels import (
 from torch import Tensor
 
 from benchmarks.dense import Shape
+from benchmarks.ops_select import SELECTING
 
 # Relative errors of outputs and gradients, in norm: sums in single precision, results rounded.
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}
@@ -247,7 +248,10 @@ OPS: dict[str, tuple[Callable[..., list[Tensor]], Callable[..., list[Tensor]], s
         "back decoder encoder bias decoder_avg encoder_avg bias_avg decoder_sq encoder_sq bias_sq",
     ),
     "project_adam_renorm_": (_update, _update_reference, "weight avg sq"),
+    **SELECTING,
 }
+# Those that a training step is made of.
+STEP = tuple(name for name in OPS if name not in SELECTING)
 
 
 def errors(name: str, c: Data, backend: str | None) -> dict[str, float]:

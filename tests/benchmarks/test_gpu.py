@@ -61,6 +61,7 @@ def test_an_op_with_a_red_gate_is_not_timed(
         "sparse_decode": ops.OPS["sparse_decode"],
     }
     monkeypatch.setattr(ops, "OPS", table)
+    monkeypatch.setattr(ops, "STEP", tuple(table))
     session.section("gates", lambda: gpu.gates(session))
     assert session.passed["torch.float32"] == {"sparse_decode"}
     shape, rates = gpu.QUICK[0], Machine(1e9, {"torch.float32": 1e9})
