@@ -39,6 +39,8 @@ class Train:
     layout: str = "auto"
     """Under torchrun: auto splits the latents over the ranks; 2x4 takes batches in 2 parts, latents
     in 4; each gives every rank points of its own."""
+    backend: str = "auto"
+    """Of the kernels: dense, eager, triton; auto takes the best, or what a continued run used."""
 
     def run(self) -> None:
         """Print the run directory and the last line of the log; of a split run, one rank does."""
@@ -55,6 +57,7 @@ class Train:
                 resume=not self.fresh,
                 device=self.device,
                 layout=self.layout,
+                backend=self.backend,
             )
             if apart or this_rank() == 0:
                 # One write, so that ranks do not mix their lines.

@@ -5,6 +5,11 @@ Adam at once (`interp_kernels.fused_bwd_adam`): one encoder product, one selecti
 n k active slots. The autograd step is its slow twin; both leave the same weights up to rounding.
 Nothing here asks a GPU for a number, so its queue never runs dry. On a CPU, where asking is free,
 work is skipped where no latent is dead.
+
+Products in 16 bits (`open_stack(dtype=...)`) choose other latents near the threshold: approximate,
+and for GPUs. On a CPU they pay with AVX-512 bf16 instructions only: without these (Zen 3), one
+product of 2048 x 512 x 4096 takes 0.90 s in bf16 and 0.10 s in fp32, so that a selection in bf16
+with fp32 re-scoring has nothing to gain and is not offered.
 """
 
 from collections.abc import Sequence

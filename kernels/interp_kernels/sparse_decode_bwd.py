@@ -20,6 +20,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from interp_kernels import _backend
 from interp_kernels._backend import AotCase, launch, power_of_two, tl, triton
@@ -282,6 +283,11 @@ def _op(
 @_op.register_fake
 def _(grad, values, indices, positions, offsets, weight, backend):
     return torch.empty_like(values), torch.empty_like(weight)
+
+
+@register_flop_formula(torch.ops.interp.sparse_decode_bwd)
+def _flops(grad, values, *_others, out_shape=None, **_named) -> int:
+    return 4 * values[0] * values[1] * grad[1]
 
 
 def sparse_decode_bwd(

@@ -17,6 +17,7 @@ Source: the derivative; Gao et al. 2024 (arXiv 2406.04093), section 2.3 for the 
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from interp_kernels import _backend
 from interp_kernels._backend import AotCase, launch, tl, triton
@@ -167,6 +168,11 @@ def _op(
 @_op.register_fake
 def _(grad_values, values, indices, positions, offsets, x, n_latents, backend):
     return x.new_empty(n_latents, x.shape[1]), x.new_empty(n_latents)
+
+
+@register_flop_formula(torch.ops.interp.sparse_encode_bwd)
+def _flops(grad_values, values, indices, positions, offsets, x, *_others, **_named) -> int:
+    return 2 * values[0] * values[1] * x[1]
 
 
 def sparse_encode_bwd(
