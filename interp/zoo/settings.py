@@ -60,6 +60,6 @@ RECIPES: dict[str, dict[str, Any]] = {
         "ema_half_life": 400,
         "r1": 0.05,
         "r1_every": 16,
-        "minutes": 60,
+        "minutes": 165,
     },
 }
