@@ -6,6 +6,10 @@ from interp_kernels import auxk
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+# AuxK has far fewer latents per active one than the code (c / aux_k, not m / k): what is best for
+# the run is not best for it, so that it chooses by its own numbers.
+AUX_BACKEND = "auto"
+
 
 def unit_rows(n_latents: int, d_in: int, seed: int) -> Float[Tensor, "m d"]:
     """Draw directions uniformly from the unit sphere.
@@ -100,6 +104,7 @@ def auxk_loss(
     """
     capacity = dead_capacity(dead, aux_k)
     found = auxk(
-        normalized, residual.detach(), encoder, bias, decoder, dead, aux_k, capacity=capacity
-    )
+        normalized, residual.detach(), encoder, bias, decoder, dead, aux_k, capacity=capacity,
+        backend=AUX_BACKEND,
+    )  # fmt: skip
     return found.loss

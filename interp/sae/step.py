@@ -34,7 +34,7 @@ from torch import Tensor, nn
 
 from interp.sae.base import SAE
 from interp.sae.config import TrainConfig
-from interp.sae.losses import dead_capacity, mean_square
+from interp.sae.losses import AUX_BACKEND, dead_capacity, mean_square
 from interp.sae.topk import TopK
 
 # beta2 of 0.999 forgets too slowly for 1500 steps: FVU .137 and 94 % of planted atoms against .112
@@ -243,9 +243,10 @@ def _aux(
             losses.append(bias.new_zeros(()))
             continue
         own = slice(s * m, (s + 1) * m)
+        capacity = dead_capacity(dead[s], sae.aux_width)
         found = auxk(
             z[s], error[s], stack.weights.encoder[own], bias[s], stack.weights.decoder[own],
-            dead[s], sae.aux_width, capacity=dead_capacity(dead[s], sae.aux_width),
+            dead[s], sae.aux_width, capacity=capacity, backend=AUX_BACKEND,
         )  # fmt: skip
         losses.append(found.loss)
         grads = (found.decoder, found.encoder, found.bias)
