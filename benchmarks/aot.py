@@ -1,6 +1,6 @@
 """Compile every kernel ahead of time, without a GPU, and read what the compiler made of it.
 
-    python -m benchmarks.aot                                # the whole table, into results/aot.json
+    python -m benchmarks.aot                                # what changed, into results/aot.json
     python -m benchmarks.aot --arch sm_90 --widths 1280     # a part; the table is left alone
     python -m benchmarks.aot --check                        # does the table belong to the sources?
 
@@ -71,6 +71,8 @@ class Row(NamedTuple):
     """Matrix instructions."""
     needs_tensor: bool
     """Whether the case says that there must be some."""
+    code: str
+    """Digest of what was compiled."""
 
 
 def modules() -> list[Any]:
@@ -93,20 +95,28 @@ def cases(widths: Iterable[int] = WIDTHS) -> list[tuple[str, int, int]]:
 
 
 def digest() -> str:
-    """Sha256 of all that is compiled: functions without docstrings, types, sizes, budgets."""
-    texts = {}
-    for module in modules():
-        for value in vars(module).values():
-            if hasattr(value, "arg_names") and hasattr(value, "src"):
-                texts[f"{value.__module__}.{value.__name__}"] = _code(value.src)
-    parts = [f"{name}\n{text}" for name, text in sorted(texts.items())]
-    for name, d, number in cases():
-        case = importlib.import_module(name).aot_cases(d)[number]
-        signature = sorted(case.signature.items())
-        constants = sorted((key, str(value)) for key, value in case.constexprs.items())
-        launch = (case.num_warps, case.num_stages, case.max_registers, case.tensor_cores)
-        parts.append(repr((case.name, d, case.kernel.__name__, signature, constants, launch)))
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    """Digest of all that is compiled: functions without docstrings, types, sizes, budgets."""
+    return _sha(*(case_digest(*case) for case in cases()))
+
+
+def case_digest(module: str, d: int, number: int) -> str:
+    """Digest of one case, and of every kernel function that its module can see."""
+    found = importlib.import_module(module)
+    case = found.aot_cases(d)[number]
+    signature = sorted(case.signature.items())
+    constants = sorted((key, str(value)) for key, value in case.constexprs.items())
+    launch = (case.num_warps, case.num_stages, case.max_registers, case.tensor_cores)
+    about = (case.name, d, case.kernel.__name__, signature, constants, launch)
+    return _sha(repr(about), *_texts(found))
+
+
+def _texts(module: Any) -> list[str]:
+    visible = [one for one in vars(module).values() if hasattr(one, "arg_names")]
+    return sorted(f"{one.__name__}\n{_code(one.src)}" for one in visible if hasattr(one, "src"))
+
+
+def _sha(*texts: str) -> str:
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
 
 
 def _code(source: str) -> str:
@@ -142,7 +152,7 @@ def compile_case(module: str, d: int, number: int, arch: str) -> Row:
     found = _nvidia(done) if "cubin" in done.asm else _amd(done.asm["amdgcn"])
     return Row(
         triton=triton.__version__, arch=arch, name=case.name, d=d, budget=case.max_registers,
-        needs_tensor=case.tensor_cores, **found,
+        needs_tensor=case.tensor_cores, code=case_digest(module, d, number), **found,
     )  # fmt: skip
 
 
@@ -217,13 +227,24 @@ def faults(row: Row) -> list[str]:
     return found
 
 
-def compile_all(arches: Sequence[str], widths: Sequence[int], jobs: int = 2) -> Iterator[Row]:
-    """Compile every case, in processes of their own that inherit nothing."""
+def compile_all(
+    arches: Sequence[str], widths: Sequence[int], jobs: int = 2, known: Sequence[Row] = ()
+) -> Iterator[Row]:
+    """Compile every case that is not known, in processes of their own that inherit nothing."""
+    import triton
+
     context = multiprocessing.get_context("spawn")
+    there = {(row.triton, row.arch, row.code): row for row in known}
     work = [(*case, arch) for arch in arches for case in cases(widths)]
+    keys = [(triton.__version__, one[-1], case_digest(*one[:-1])) for one in work]
     with ProcessPoolExecutor(jobs, mp_context=context) as pool:
-        for future in [pool.submit(compile_case, *one) for one in work]:
-            yield future.result()
+        jobs_of = {
+            key: pool.submit(compile_case, *one)
+            for key, one in zip(keys, work, strict=True)
+            if key not in there
+        }
+        for key in keys:
+            yield there[key] if key in there else jobs_of[key].result()
 
 
 def check(file: Path = FILE) -> str:
@@ -233,15 +254,19 @@ def check(file: Path = FILE) -> str:
     found, now = json.loads(file.read_text())["result"]["digest"], digest()
     if found == now:
         return ""
-    return f"{file.name} is of other kernels ({found[:12]}, now {now[:12]}); renew it with: {RENEW}"
+    return f"{file.name} is of other kernels ({found}, now {now}); renew it with: {RENEW}"
 
 
-def kept(file: Path, version: str) -> list[Row]:
-    """Rows of the same sources that another version of triton made."""
-    if check(file):
+def kept(file: Path) -> list[Row]:
+    """Rows of a table whose kernels are still as they were, whatever compiled them."""
+    if not file.exists():
         return []
-    rows = json.loads(file.read_text())["result"]["rows"]
-    return [Row(*row) for row in rows if row[0] != version]
+    result = json.loads(file.read_text())["result"]
+    if result["columns"] != list(Row._fields):
+        return []
+    now = {case_digest(*case) for case in cases()}
+    rows = [Row(*row) for row in result["rows"]]
+    return [row for row in rows if row.code in now]
 
 
 def write(rows: Sequence[Row], file: Path = FILE) -> None:
@@ -287,6 +312,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--widths", nargs="+", type=int, default=list(WIDTHS))
     parser.add_argument("--jobs", type=int, default=2, help="compilers at a time")
     parser.add_argument("--out", type=Path, help="also write what was compiled to this file")
+    parser.add_argument("--fresh", action="store_true", help="compile what is known, too")
     parser.add_argument("--check", action="store_true", help="compile nothing")
     options = parser.parse_args(arguments)
     if options.check:
@@ -294,12 +320,14 @@ def main(arguments: list[str] | None = None) -> int:
         return int(bool(check()))
     if triton.knobs.runtime.interpret:  # type: ignore[attr-defined]
         parser.error("TRITON_INTERPRET is set: interpreted kernels cannot be compiled; unset it")
-    rows = list(compile_all(options.arch, options.widths, options.jobs))
-    wrong = [fault for row in rows for fault in faults(row)]
     whole = set(options.arch) == set(ARCHES) and set(options.widths) == set(WIDTHS)
     file = options.out or (FILE if whole else None)
+    known = kept(file) if file is not None and not options.fresh else []
+    rows = list(compile_all(options.arch, options.widths, options.jobs, known))
+    wrong = [fault for row in rows for fault in faults(row)]
     if file is not None:
-        write([*kept(file, triton.__version__), *rows], file)
+        more = [row for row in known if row not in rows]
+        write(sorted([*rows, *more], key=lambda row: row[:2]), file)
         print(file)
     print(*wrong, f"{len(rows)} compiled, {len(wrong)} faults", sep="\n")
     return int(bool(wrong))
