@@ -35,6 +35,9 @@ else:
 
 Backend = Literal["auto", "dense", "eager", "triton"]
 
+# A length; in traced code it may be a symbol.
+Size = int | torch.SymInt
+
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 INTEGERS = (torch.int32, torch.int64)
 
@@ -131,8 +134,8 @@ def resolve(
     backend: str | None,
     *,
     device: torch.device,
-    n_latents: int,
-    k: int,
+    n_latents: Size,
+    k: Size,
     dtype: torch.dtype,
 ) -> str:
     """Choose the backend of one call.
@@ -226,7 +229,7 @@ def check_tensors(op: str, *, floats: dict[str, Tensor], integers: dict[str, Ten
             raise KernelError(f"{op}: {name} is {_name(tensor.dtype)}; it takes int32 or int64")
 
 
-def check_shape(op: str, name: str, tensor: Tensor, shape: dict[str, int | None]) -> None:
+def check_shape(op: str, name: str, tensor: Tensor, shape: dict[str, Size | None]) -> None:
     """Refuse a tensor whose shape is not the one named, as in {"m": 4096, "d": None}.
 
     Args:
@@ -247,7 +250,7 @@ def check_shape(op: str, name: str, tensor: Tensor, shape: dict[str, int | None]
         raise KernelError(f"{op}: {name} is {list(tensor.shape)}, expected [{text}]")
 
 
-def check_sizes(op: str, **sizes: int) -> None:
+def check_sizes(op: str, **sizes: Size) -> None:
     """Refuse a size below 1 (rows may be 0: do not pass n).
 
     Raises:
@@ -258,7 +261,7 @@ def check_sizes(op: str, **sizes: int) -> None:
             raise KernelError(f"{op}: {name} = {size}, it must be at least 1")
 
 
-def check_k(op: str, k: int, n_latents: int) -> None:
+def check_k(op: str, k: Size, n_latents: Size) -> None:
     """Refuse k outside 1..m.
 
     Raises:
@@ -279,7 +282,7 @@ def checks_values(tensor: Tensor) -> bool:
     return tensor.device.type == "cpu" or (tensor.is_cuda and _CHECKING.get())
 
 
-def check_indices(op: str, indices: Tensor, n_latents: int) -> None:
+def check_indices(op: str, indices: Tensor, n_latents: Size) -> None:
     """Refuse indices outside 0..m - 1; called inside an op, where tensors hold values.
 
     Raises:

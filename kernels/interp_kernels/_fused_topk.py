@@ -51,7 +51,7 @@ def _pack(ordered, columns):
 
 @triton.jit
 def product_tile(
-    x_ptr, weight_ptr, bias_ptr, rows, columns, N, M, D,
+    x_ptr, weight_ptr, bias_ptr, rows, columns, N, M, D: tl.constexpr,
     UPCAST: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
     """Entries [BM, BN] of x W^T + b in fp32: the same bits wherever they are computed again."""
@@ -73,7 +73,7 @@ def product_tile(
 
 @triton.jit
 def _tile_kernel(
-    x_ptr, weight_ptr, bias_ptr, own_ptr, other_ptr, keys_ptr, N, M, D, TILES,
+    x_ptr, weight_ptr, bias_ptr, own_ptr, other_ptr, keys_ptr, N, M, D: tl.constexpr, TILES,
     HAS_GROUPS: tl.constexpr, UPCAST: tl.constexpr, KEEP: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
@@ -104,12 +104,13 @@ def _tile_kernel(
 
 @triton.jit
 def _row_scores(
-    x_ptr, weight_ptr, bias_ptr, own_ptr, other_ptr, scratch_ptr, row, M, D,
+    x_ptr, weight_ptr, bias_ptr, own_ptr, other_ptr, scratch_ptr, row, M, D: tl.constexpr,
     HAS_GROUPS: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
     """Ordered scores of one row, all M of them, into the scratch as int64 (LOWEST: not allowed)."""
     inner = tl.arange(0, BK)
-    for block in range(0, M, BN):
+    block = 0
+    while block < M:
         columns = block + tl.arange(0, BN)
         total = tl.zeros([BN], dtype=tl.float32)
         w_rows = weight_ptr + columns.to(tl.int64)[:, None] * D
@@ -125,16 +126,19 @@ def _row_scores(
             other = tl.load(other_ptr + columns, mask=columns < M, other=0)
             scores = tl.where(tl.load(own_ptr + row) == other, LOWEST, scores)
         tl.store(scratch_ptr + columns, scores, mask=columns < M)
+        block += BN
 
 
 @triton.jit
 def _count_above(scratch_ptr, bound, M, BN: tl.constexpr):
     """How many scores are >= bound."""
     found = tl.zeros([BN], dtype=tl.int32)
-    for block in range(0, M, BN):
+    block = 0
+    while block < M:
         columns = block + tl.arange(0, BN)
         scores = tl.load(scratch_ptr + columns, mask=columns < M, other=LOWEST)
         found += (scores >= bound).to(tl.int32)
+        block += BN
     return tl.sum(found, axis=0)
 
 
@@ -156,7 +160,8 @@ def _collect(scratch_ptr, out_ptr, bound, M, K, BN: tl.constexpr):
     need = K - _count_above(scratch_ptr, bound + 1, M, BN)
     done = need * 0
     equals = need * 0
-    for block in range(0, M, BN):
+    block = 0
+    while block < M:
         columns = block + tl.arange(0, BN)
         scores = tl.load(scratch_ptr + columns, mask=columns < M, other=LOWEST)
         equal = (scores == bound).to(tl.int32)
@@ -166,12 +171,13 @@ def _collect(scratch_ptr, out_ptr, bound, M, K, BN: tl.constexpr):
         tl.store(out_ptr + place, _pack(scores, columns), mask=take & (place < K))
         done += tl.sum(take.to(tl.int32), axis=0)
         equals += tl.sum(equal, axis=0)
+        block += BN
 
 
 @triton.jit
 def _repair_kernel(
-    x_ptr, weight_ptr, bias_ptr, own_ptr, other_ptr, failed_ptr, scratch_ptr, keys_ptr, N, M, D, K,
-    HAS_GROUPS: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+    x_ptr, weight_ptr, bias_ptr, own_ptr, other_ptr, failed_ptr, scratch_ptr, keys_ptr, N, M,
+    D: tl.constexpr, K, HAS_GROUPS: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     scratch = scratch_ptr + row * M
@@ -300,13 +306,27 @@ def aot_cases(d: int) -> list[AotCase]:
     """The kernels at width d, for ahead-of-time compilation."""
     data = {"x_ptr": "*bf16", "weight_ptr": "*bf16", "bias_ptr": "*bf16"}
     groups = {"own_ptr": "*i32", "other_ptr": "*i32"}
-    sizes = {"N": "i32", "M": "i32", "D": "i32"}
-    tile = {"HAS_GROUPS": False, "UPCAST": False, "KEEP": 8, "BM": 128, "BN": WIDTH, "BK": 64}
-    repair = {"HAS_GROUPS": False, "BN": 256, "BK": 32}
+    sizes = {"N": "i32", "M": "i32"}
+    tile = {
+        "D": d,
+        "HAS_GROUPS": False,
+        "UPCAST": False,
+        "KEEP": 8,
+        "BM": 128,
+        "BN": WIDTH,
+        "BK": 64,
+    }
+    single = {**tile, "HAS_GROUPS": True, "BM": 64, "BK": 32}
+    repair = {"D": d, "HAS_GROUPS": False, "BN": 256, "BK": 32}
     return [
         AotCase(
             "encode_topk.tile", _tile_kernel,
             {**data, **groups, "keys_ptr": "*i64", **sizes, "TILES": "i32"}, tile, 8, 3, 255, True,
+        ),
+        AotCase(
+            "knn_topk.tile", _tile_kernel,
+            {**dict.fromkeys(data, "*fp32"), **groups, "keys_ptr": "*i64", **sizes,
+             "TILES": "i32"}, single, 4, 3, 255,
         ),
         AotCase(
             "encode_topk.repair", _repair_kernel,

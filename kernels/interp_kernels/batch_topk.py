@@ -198,7 +198,7 @@ def aot_cases(d: int) -> list[AotCase]:
         AotCase(
             "batch_topk.histogram", _histogram_kernel,
             {**data, "prefix_ptr": "*i64", "counts_ptr": "*i64", **size},
-            {"SHIFT": 16, **block}, 4, 2, 64,
+            {"SHIFT": 16, **block}, 4, 2, 80,
         ),
         AotCase(
             "batch_topk.count", _count_kernel, {**data, "bound_ptr": "*i64", **pair, **size},

@@ -47,7 +47,7 @@ def csc_from_topk_reference(indices: Tensor, n_latents: int) -> CSC:
     return CSC(torch.cat(owned), counts.cumsum(0))
 
 
-def csc_from_topk(indices: Tensor, n_latents: int) -> CSC:
+def csc_from_topk(indices: Tensor, n_latents: _backend.Size) -> CSC:
     """Sort a code's slots by latent, rows ascending within a latent.
 
     Args:
@@ -66,7 +66,7 @@ def csc_from_topk(indices: Tensor, n_latents: int) -> CSC:
     if latents.numel() and _backend.checks_values(latents):
         # Sorted: the two ends are the extremes.
         _backend.check_indices("csc_from_topk", latents[:: max(1, len(latents) - 1)], n_latents)
-    edges = torch.arange(n_latents + 1, device=indices.device, dtype=latents.dtype)
+    edges = torch.arange(n_latents + 1, device=indices.device, dtype=latents.dtype)  # type: ignore
     return CSC(positions, torch.searchsorted(latents, edges))
 
 

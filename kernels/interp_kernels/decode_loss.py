@@ -42,7 +42,8 @@ def decode_loss_reference(
 
 @triton.jit
 def _loss_kernel(
-    values_ptr, indices_ptr, weight_ptr, offset_ptr, target_ptr, error_ptr, squares_ptr, K, D,
+    values_ptr, indices_ptr, weight_ptr, offset_ptr, target_ptr, error_ptr, squares_ptr,
+    K: tl.constexpr, D,
     KB: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
@@ -173,6 +174,6 @@ def aot_cases(d: int) -> list[AotCase]:
     signature = {
         "values_ptr": "*bf16", "indices_ptr": "*i64", "weight_ptr": "*bf16",
         "offset_ptr": "*bf16", "target_ptr": "*bf16", "error_ptr": "*bf16",
-        "squares_ptr": "*fp32", "K": "i32", "D": "i32",
+        "squares_ptr": "*fp32", "D": "i32",
     }  # fmt: skip
-    return [AotCase("decode_loss", _loss_kernel, signature, sizes, warps, 2, 128)]
+    return [AotCase("decode_loss", _loss_kernel, signature, {"K": 32, **sizes}, warps, 2, 128)]

@@ -43,7 +43,7 @@ def encode_threshold_reference(
 @triton.jit
 def _threshold_kernel(
     x_ptr, weight_ptr, bias_ptr, theta_ptr, counts_ptr, places_ptr, indices_ptr, values_ptr,
-    N, M, D, TILES, WRITE: tl.constexpr, UPCAST: tl.constexpr,
+    N, M, D: tl.constexpr, TILES, WRITE: tl.constexpr, UPCAST: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
     rows = tl.program_id(0) * BM + tl.arange(0, BM)
@@ -234,9 +234,9 @@ def aot_cases(d: int) -> list[AotCase]:
     signature = {
         "x_ptr": "*bf16", "weight_ptr": "*bf16", "bias_ptr": "*bf16", "theta_ptr": "*fp32",
         "counts_ptr": "*i32", "places_ptr": "*i64", "indices_ptr": "*i64", "values_ptr": "*bf16",
-        "N": "i32", "M": "i32", "D": "i32", "TILES": "i32",
+        "N": "i32", "M": "i32", "TILES": "i32",
     }  # fmt: skip
-    sides = {"UPCAST": False, "BM": 64, "BN": 128, "BK": 64}
+    sides = {"D": d, "UPCAST": False, "BM": 64, "BN": 128, "BK": 64}
     return [
         AotCase(f"encode_threshold.{name}", _threshold_kernel, signature,
                 {"WRITE": write, **sides}, 8, 3, 255, True)

@@ -35,7 +35,8 @@ def sparse_decode_reference(
 
 @triton.jit
 def decode_tile(
-    values_ptr, indices_ptr, weight_ptr, row, columns, K, D, KB: tl.constexpr, BD: tl.constexpr
+    values_ptr, indices_ptr, weight_ptr, row, columns, K: tl.constexpr, D,
+    KB: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
     """Columns of one decoded row [BD]: KB dictionary rows in flight, added in a fixed order."""
     lane = tl.arange(0, KB)
@@ -53,7 +54,7 @@ def decode_tile(
 
 @triton.jit
 def _decode_kernel(
-    values_ptr, indices_ptr, weight_ptr, offset_ptr, out_ptr, K, D,
+    values_ptr, indices_ptr, weight_ptr, offset_ptr, out_ptr, K: tl.constexpr, D,
     HAS_OFFSET: tl.constexpr, KB: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
@@ -253,7 +254,7 @@ def aot_cases(d: int) -> list[AotCase]:
     warps = sizes.pop("num_warps")
     signature = {
         "values_ptr": "*bf16", "indices_ptr": "*i64", "weight_ptr": "*bf16",
-        "offset_ptr": "*bf16", "out_ptr": "*bf16", "K": "i32", "D": "i32",
+        "offset_ptr": "*bf16", "out_ptr": "*bf16", "D": "i32",
     }  # fmt: skip
-    constexprs = {"HAS_OFFSET": True, **sizes}
+    constexprs = {"K": 32, "HAS_OFFSET": True, **sizes}
     return [AotCase("sparse_decode", _decode_kernel, signature, constexprs, warps, 2, 128)]
