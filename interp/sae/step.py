@@ -150,19 +150,23 @@ def _views(table: Tensor, parts: list[nn.Parameter]) -> list[Tensor]:
 
 
 @torch.no_grad()
-def fused_step(stack: Stack, rows: Sequence[Tensor], config: TrainConfig, step: int) -> Tensor:
+def fused_step(
+    stack: Stack, rows: Sequence[Tensor], config: TrainConfig, step: int | None
+) -> Tensor:
     """Take a step of every autoencoder of a stack.
 
     Args:
         stack: changed: weights, moments, counters.
         rows: [n, d] raw rows of each.
         config: its rates, window and coefficient hold for all.
-        step: number of the step, from 0.
+        step: number of the step, from 0, for the learning rate; None leaves `stack.lr` as it is:
+            for a step inside a captured graph, whose rate is filled in before each replay.
 
     Returns:
         [S, 3] float64 on the device: reconstruction, aux, active latents per row.
     """
-    stack.lr.fill_(config.lr_at(step))
+    if step is not None:
+        stack.lr.fill_(config.lr_at(step))
     stack.count += 1
     n, members = len(rows[0]), len(stack.saes)
     z = _table([sae.normalize(x) for sae, x in zip(stack.saes, rows, strict=True)])

@@ -108,6 +108,16 @@ def test_a_step_off_the_cpu_asks_for_no_number(members, backend):
         assert fused_step(stack, [x] * members, CONFIG, 3).shape == (members, 3)
 
 
+def test_the_rate_may_be_filled_in_from_outside():
+    mine, theirs = _sae(), _sae()
+    stack, other = _open(mine), _open(theirs)
+    for step, x in enumerate(_data(3)):
+        stack.lr.fill_(CONFIG.lr_at(step))
+        fused_step(stack, [x], CONFIG, None)
+        fused_step(other, [x], CONFIG, step)
+    assert (mine.W_enc == theirs.W_enc).all()
+
+
 def test_only_topk_goes_by_the_fused_step():
     class Other(TopK):
         pass
