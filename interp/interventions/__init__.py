@@ -1,10 +1,89 @@
 """Edits put into a running model: what happens to its images."""
 
+from interp.interventions.compactness import (
+    Compactness,
+    make_jacobian_basis,
+    make_pca_basis,
+    measure_compactness,
+)
+from interp.interventions.effects import (
+    UNRELATED_TAU,
+    AttributeEffect,
+    Bound,
+    Effect,
+    Pairs,
+    make_pairs,
+    measure_effect,
+    transfer_ratio,
+)
+from interp.interventions.layers import (
+    Excess,
+    Game,
+    LayerShares,
+    Specialization,
+    compare_twins,
+    measure_layers,
+    measure_specialization,
+    play,
+    shapley,
+    specialize,
+)
+from interp.interventions.planted import PLANTED, Study, check_controls
+from interp.interventions.roles import find_role
 from interp.interventions.substitute import (
     Substitution,
     low_pass_distance,
     rms_distance,
     substitute,
 )
+from interp.interventions.verdict import (
+    Answer,
+    Check,
+    Controls,
+    Rule,
+    SourceEvidence,
+    Verdict,
+    decide,
+    load_rule,
+)
 
-__all__ = ["Substitution", "low_pass_distance", "rms_distance", "substitute"]
+__all__ = [
+    "PLANTED",
+    "UNRELATED_TAU",
+    "Answer",
+    "AttributeEffect",
+    "Bound",
+    "Check",
+    "Compactness",
+    "Controls",
+    "Effect",
+    "Excess",
+    "Game",
+    "LayerShares",
+    "Pairs",
+    "Rule",
+    "SourceEvidence",
+    "Specialization",
+    "Study",
+    "Substitution",
+    "Verdict",
+    "check_controls",
+    "compare_twins",
+    "decide",
+    "find_role",
+    "load_rule",
+    "low_pass_distance",
+    "make_jacobian_basis",
+    "make_pairs",
+    "make_pca_basis",
+    "measure_compactness",
+    "measure_effect",
+    "measure_layers",
+    "measure_specialization",
+    "play",
+    "rms_distance",
+    "shapley",
+    "specialize",
+    "substitute",
+    "transfer_ratio",
+]

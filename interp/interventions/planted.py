@@ -1,0 +1,380 @@
+"""Planted controls: studies of generators whose answer is known, run before any verdict."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from interp.errors import InputError
+from interp.interventions import linear
+from interp.interventions.compactness import (
+    Compactness,
+    make_jacobian_basis,
+    make_pca_basis,
+    measure_compactness,
+)
+from interp.interventions.effects import Effect, Embedded, Pairs, make_pairs, measure_effect
+from interp.interventions.layers import (
+    Excess,
+    Game,
+    LayerShares,
+    Specialization,
+    compare_twins,
+    measure_layers,
+    measure_specialization,
+    play,
+)
+from interp.interventions.linear import LAYERS, STEPS, Generator
+from interp.interventions.verdict import (
+    Check,
+    Controls,
+    SourceEvidence,
+    Verdict,
+    decide_unchecked,
+    load_rule,
+)
+
+# Standard errors of sampled shares are about .02 at this number of pairs.
+PAIRS = 400
+TWINS = 8
+# A twin gives one number, whose error is part of how much twins differ.
+TWIN_PAIRS = 100
+# Products of two normals have heavy tails: more pairs for the same error.
+SYNERGY_PAIRS = 1600
+# Largest difference to a planted number that is exact, and to one that is sampled.
+EXACT = 1e-9
+SAMPLED = 0.08
+# Images to fit PCA on where a carrier is as wide as an image.
+FIT = 1000
+
+PLANTED: dict[str, Callable[..., Generator]] = {
+    "P1": linear.make_strict,
+    "P2": linear.make_broad,
+    "P3": linear.make_compact_specialized,
+    "P4": linear.make_broad_by_time,
+    "P5": linear.make_wiring,
+    "P6": linear.make_noise_latent,
+    "synergy": linear.make_synergy,
+}
+
+
+@dataclass(frozen=True)
+class Study:
+    """The whole measurement of one planted generator, through the functions that real models use.
+
+    groups: layer numbers that are swapped together as one player; None: each layer alone.
+    """
+
+    name: str
+    seed: int = 0
+    n_pairs: int = PAIRS
+    twin: int = 0
+    """0: the generator itself; t > 0: its t-th twin."""
+    groups: tuple[tuple[int, ...], ...] | None = None
+
+    @cached_property
+    def generator(self) -> Generator:
+        """The generator or its twin."""
+        if self.name not in PLANTED:
+            raise InputError(f"no planted control {self.name!r}; there are {', '.join(PLANTED)}")
+        # No twin serves two seeds.
+        return PLANTED[self.name](1000 * self.seed + self.twin, twin=self.twin > 0)
+
+    @cached_property
+    def _drawn(self) -> list[dict[str, np.ndarray]]:
+        rng = np.random.default_rng([self.seed, self.twin, 99])
+        return [self.generator.draw(n, rng) for n in (self.n_pairs, self.n_pairs, FIT)]
+
+    @cached_property
+    def _runs(self) -> list[linear.Run]:
+        return [self.generator.run(values) for values in self._drawn]
+
+    @cached_property
+    def pairs(self) -> Pairs:
+        """Donors and recipients, their sources independent."""
+        a, b, other = (self.generator.embed(run.images) for run in self._runs)
+        return make_pairs(a, b, reference=other)
+
+    def swap_layers(self, players: Iterable[int]) -> Embedded:
+        """Embeddings of the recipients with players of the donors in place."""
+        groups = self.groups or [(i,) for i in range(len(self.generator.layers))]
+        put = {i: self._runs[0].layers[i] for player in players for i in groups[player]}
+        return self.generator.embed(self.generator.run(self._drawn[1], put).images)
+
+    def swap_sources(self, names: Iterable[str]) -> Embedded:
+        """Embeddings of the recipients made from these sources of the donors."""
+        values = {**self._drawn[1], **{name: self._drawn[0][name] for name in names}}
+        return self.generator.embed(self.generator.run(values).images)
+
+    @cached_property
+    def game(self) -> Game:
+        """The layers, or groups of them, as a game."""
+        names = self.generator.layers
+        if self.groups is not None:
+            names = tuple("+".join(names[i] for i in group) for group in self.groups)
+        return play(self.pairs, self.swap_layers, names, role=self.generator.role)
+
+    @cached_property
+    def shares(self) -> LayerShares:
+        """Shares of the game."""
+        return measure_layers(self.game)
+
+    @cached_property
+    def specialization(self) -> Specialization:
+        """Specialization of the game."""
+        return measure_specialization(self.game)
+
+    @cached_property
+    def excess(self) -> Excess:
+        """Specialization beyond that of eight twins."""
+        twins = [
+            Study(self.name, self.seed, TWIN_PAIRS, t, self.groups) for t in range(1, TWINS + 1)
+        ]
+        found = [measure_specialization(twin.game, n_resamples=2) for twin in twins]
+        return compare_twins(self.specialization, found)
+
+    @cached_property
+    def sources(self) -> list[SourceEvidence]:
+        """What a verdict needs to know about each source."""
+        names = list(self.generator.sources)
+        image = self._image()
+        found = []
+        for name in names:
+            rest = [other for other in names if other != name]
+            others = self._effect(rest, "others", len(names)) if rest else None
+            effect = self._effect([name], name, len(names))
+            pca, jacobian = self._compactness(name)
+            found.append(SourceEvidence(effect, others, pca, jacobian, image))
+        return found
+
+    def _effect(self, names: Sequence[str], carrier: str, n_tests: int) -> Effect:
+        return measure_effect(
+            self.pairs, self.swap_sources(names), carrier=carrier, n_tests=n_tests
+        )
+
+    def _image(self) -> Compactness:
+        a, b, other = (run.images for run in self._runs)
+        # The images span 12 dimensions: a few hundred of them fit their PCA.
+        basis = make_pca_basis(other[:200])
+        return measure_compactness(self.pairs, a, b, basis, self.generator.embed)
+
+    def _compactness(self, name: str) -> tuple[Compactness, Compactness]:
+        a, b, other = (values[name] for values in self._drawn)
+
+        def run(values: np.ndarray) -> Embedded:
+            return self.generator.embed(self.generator.run({**self._drawn[1], name: values}).images)
+
+        # One point for the Jacobian: it is the same everywhere, or the swap moves nothing.
+        bases = (
+            make_pca_basis(other),
+            make_jacobian_basis(lambda _: self.generator.jacobian(name), other[:1]),
+        )
+        found = [measure_compactness(self.pairs, a, b, basis, run) for basis in bases]
+        return found[0], found[1]
+
+    @cached_property
+    def verdict(self) -> Verdict:
+        """The verdict by the committed rule."""
+        return decide_unchecked(self.sources, self.shares, self.excess)
+
+
+def by_layer() -> tuple[tuple[int, ...], ...]:
+    """Groups of P4: each layer at all steps."""
+    return tuple(tuple(t * LAYERS + i for t in range(STEPS)) for i in range(LAYERS))
+
+
+def by_step() -> tuple[tuple[int, ...], ...]:
+    """Groups of P4: each step with all its layers."""
+    return tuple(tuple(t * LAYERS + i for i in range(LAYERS)) for t in range(STEPS))
+
+
+def check_controls(names: Sequence[str] = (), *, seed: int = 0) -> Controls:
+    """Run the planted controls and compare each stated number and verdict with its truth.
+
+    names: some of P1 .. P6, synergy and exact; empty: all. seed: 0 is the committed one; a control
+    is one draw, and at another seed P5 lies outside its 99 % interval with the chance that this
+    has.
+    Raises InputError for an unknown name.
+    """
+    unknown = set(names) - set(_CHECKS)
+    if unknown:
+        raise InputError(f"no planted control {sorted(unknown)}; there are {', '.join(_CHECKS)}")
+    checks = tuple(c for name in (names or _CHECKS) for c in _CHECKS[name](seed))
+    return Controls(checks, load_rule().sha256)
+
+
+def _near(
+    control: str, quantity: str, found: np.ndarray | float | None, expected: float, tolerance: float
+) -> Check:
+    """Check the entry that is farthest from the truth."""
+    if found is None:
+        return Check(control, quantity, expected, None, tolerance, False)
+    values = np.atleast_1d(np.asarray(found, dtype=np.float64)).ravel()
+    worst = float(values[np.abs(values - expected).argmax()])
+    return Check(control, quantity, expected, worst, tolerance, abs(worst - expected) <= tolerance)
+
+
+def _same(control: str, quantity: str, found: str, expected: str) -> Check:
+    return Check(control, quantity, expected, found, 0, found == expected)
+
+
+def _verdicts(study: Study, compact: str, specialized: str, corner: str) -> list[Check]:
+    verdict = study.verdict
+    return [
+        _same(study.name, "compact", verdict.compact.answer, compact),
+        _same(study.name, "specialized", verdict.specialized.answer, specialized),
+        _same(study.name, "corner", verdict.corner, corner),
+    ]
+
+
+def _latent(study: Study) -> list[Check]:
+    """One 12-d source that decides everything: its share, and d* = d_img = 12."""
+    one, n = study.sources[0], study.name
+    counts = [("d* PCA", one.pca), ("d* Jacobian", one.jacobian), ("d_img", one.image)]
+    alphas = np.array([e.alpha for e in one.effect.attributes.values()])
+    return [
+        _near(n, "alpha of the source", alphas, 1, EXACT),
+        *(_near(n, name, value.d_star, linear.CODE, 0) for name, value in counts),
+    ]
+
+
+def _check_strict(seed: int) -> list[Check]:
+    study = Study("P1", seed)
+    return [
+        *_latent(study),
+        _near("P1", "first-in", study.shares.first_in, 1, EXACT),
+        _near("P1", "last-in", study.shares.last_in, 0, EXACT),
+        _near("P1", "redundancy", study.shares.redundancy, 5, EXACT),
+        _near("P1", "specialization", study.specialization.value, 0, EXACT),
+        *(_same("P1", "shares", kind, "redundant") for kind in study.shares.kinds),
+        *_verdicts(study, "yes", "no", "strict"),
+    ]
+
+
+def _check_shares(study: Study, tolerance: float) -> list[Check]:
+    """Two layers for each attribute, half of it each, and nothing of the others."""
+    shares, n = study.shares, study.name
+    own = np.kron(np.eye(3, dtype=bool), np.ones(2, dtype=bool)).reshape(3, 6)
+    found = [
+        ("first-in", shares.first_in),
+        ("last-in", shares.last_in),
+        ("Shapley", shares.shapley),
+    ]
+    return [
+        *(_near(n, f"own {name}", value[own], 0.5, tolerance) for name, value in found),
+        *(_near(n, f"other {name}", value[~own], 0, EXACT) for name, value in found),
+        _near(n, "redundancy", shares.redundancy, 0, EXACT),
+        _near(n, "specialization", study.specialization.value, 1, tolerance),
+    ]
+
+
+def _min_alpha(study: Study) -> Check:
+    smallest = np.array([one.effect.sufficiency.value for one in study.sources])
+    return _near(study.name, "min alpha of every source", smallest, 0, EXACT)
+
+
+def _check_broad(seed: int) -> list[Check]:
+    study = Study("P2", seed)
+    verdicts = _verdicts(study, "no", "yes", "broad")
+    return [*_check_shares(study, SAMPLED), _min_alpha(study), *verdicts]
+
+
+def _check_compact_specialized(seed: int) -> list[Check]:
+    study = Study("P3", seed)
+    corner = "compact and specialized: contradicts the dichotomy"
+    verdicts = _verdicts(study, "yes", "yes", corner)
+    return [*_latent(study), *_check_shares(study, EXACT), *verdicts]
+
+
+def _check_time(seed: int) -> list[Check]:
+    layers, steps = (Study("P4", seed, groups=groups) for groups in (by_layer(), by_step()))
+    given = measure_specialization(
+        [Study("P4", seed, groups=tuple((i,) for i in group)).game for group in by_step()]
+    )
+    corner = "neither compact nor specialized: contradicts the dichotomy"
+    specialized = decide_unchecked(layers.sources, steps.shares, steps.excess).specialized
+    return [
+        _near("P4", "specialization over layers", layers.specialization.value, 0, EXACT),
+        _near("P4", "specialization over steps", steps.specialization.value, 1, EXACT),
+        _near("P4", "specialization over layers given the step", given.value, 0, EXACT),
+        _min_alpha(layers),
+        *_verdicts(layers, "no", "no", corner),
+        _same("P4", "specialized over steps", specialized.answer, "yes"),
+    ]
+
+
+def _check_wiring(seed: int) -> list[Check]:
+    study = Study("P5", seed)
+    profile, raw = study.shares.shapley.mean(0), study.specialization
+    excess, answer = study.excess, study.verdict.specialized.answer
+    uneven = float(profile.max() - profile.min()) > 0.2 and (raw.low or 0) > 0
+    covers = excess.low is not None and excess.high is not None and excess.low <= 0 <= excess.high
+    return [
+        _same("P5", "raw profile", "uneven" if uneven else "even", "uneven"),
+        _same("P5", "excess over twins", "covers 0" if covers else "excludes 0", "covers 0"),
+        _same("P5", "specialized", "yes" if answer == "yes" else "not yes", "not yes"),
+    ]
+
+
+def _check_noise(seed: int) -> list[Check]:
+    study = Study("P6", seed)
+    one = study.sources[0]
+    alphas = np.array([e.alpha for e in one.effect.attributes.values()])
+    hundreds = 100 <= (one.pca.d_star or math.inf) <= linear.PIXELS
+    return [
+        _near("P6", "alpha of the source", alphas, 1, EXACT),
+        _near("P6", "d* Jacobian", one.jacobian.d_star, linear.CODE, 0),
+        _near("P6", "d_img", one.image.d_star, linear.CODE, 0),
+        _same("P6", "d* PCA", "hundreds" if hundreds else str(one.pca.d_star), "hundreds"),
+        _same("P6", "compact", study.verdict.compact.answer, "undecided"),
+    ]
+
+
+def _check_synergy(seed: int) -> list[Check]:
+    study = Study("synergy", seed, SYNERGY_PAIRS)
+    singles = [one.effect for one in study.sources]
+    rows = [row for effect in singles for row in effect.attributes.values()]
+    answer = study.verdict.specialized.answer
+    return [
+        _near("synergy", "alpha of one source", np.array([r.alpha for r in rows]), 0, SAMPLED),
+        _near("synergy", "beta of one source", np.array([r.beta for r in rows]), 0, SAMPLED),
+        _near("synergy", "damage of one", np.array([r.damage for r in rows]), 1, SAMPLED),
+        _near("synergy", "alpha of both", study.shares.total, 1, EXACT),
+        *(_same("synergy", "shares", kind, "synergistic") for kind in study.shares.kinds),
+        _same("synergy", "specialized", answer, "undecided"),
+    ]
+
+
+def _check_ends(seed: int) -> list[Check]:
+    """The identity carrier, the full state, and an image of neither."""
+    study = Study("P2", seed)
+    generator, rng = study.generator, np.random.default_rng([seed, 100])
+    garbage = generator.embed(generator.run(generator.draw(study.n_pairs, rng)).images)
+    ends = {
+        "identity": study.swap_layers(()),
+        "full state": study.swap_layers(range(LAYERS)),
+        "garbage": garbage,
+    }
+    expected = {"identity": (0, 1), "full state": (1, 0), "garbage": (0, 0)}
+    found = []
+    for name, swapped in ends.items():
+        rows = measure_effect(study.pairs, swapped, carrier=name).attributes.values()
+        tolerance = SAMPLED if name == "garbage" else 0
+        shares = np.array([[row.alpha, row.beta] for row in rows]).T
+        for letter, value, truth in zip(("alpha", "beta"), shares, expected[name], strict=True):
+            found.append(_near("exact", f"{letter} of {name}", value, truth, tolerance))
+    return found
+
+
+_CHECKS: dict[str, Callable[[int], list[Check]]] = {
+    "P1": _check_strict,
+    "P2": _check_broad,
+    "P3": _check_compact_specialized,
+    "P4": _check_time,
+    "P5": _check_wiring,
+    "P6": _check_noise,
+    "synergy": _check_synergy,
+    "exact": _check_ends,
+}
