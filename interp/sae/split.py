@@ -74,4 +74,5 @@ def units_of(generations: Generations, chosen: np.ndarray) -> Tensor:
 
 def seen_generations(generations: Generations, trained_units: Tensor) -> np.ndarray:
     """Generations whose image, cluster or pixels are among the trained units: [g] bool."""
-    return np.isin(generation_units(generations), trained_units.numpy()).any(axis=1)
+    seen = np.isin(generation_units(generations), trained_units.numpy())
+    return np.asarray(seen.any(axis=1))
