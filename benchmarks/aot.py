@@ -106,7 +106,7 @@ def case_digest(module: str, d: int, number: int) -> str:
     signature = sorted(case.signature.items())
     constants = sorted((key, str(value)) for key, value in case.constexprs.items())
     launch = (case.num_warps, case.num_stages, case.max_registers, case.tensor_cores)
-    about = (case.name, d, case.kernel.__name__, signature, constants, launch)
+    about = (case.name, case.kernel.__name__, signature, constants, launch)
     return _sha(repr(about), *_texts(found))
 
 
@@ -238,13 +238,14 @@ def compile_all(
     work = [(*case, arch) for arch in arches for case in cases(widths)]
     keys = [(triton.__version__, one[-1], case_digest(*one[:-1])) for one in work]
     with ProcessPoolExecutor(jobs, mp_context=context) as pool:
-        jobs_of = {
-            key: pool.submit(compile_case, *one)
-            for key, one in zip(keys, work, strict=True)
-            if key not in there
-        }
-        for key in keys:
-            yield there[key] if key in there else jobs_of[key].result()
+        jobs_of = {}
+        for key, one in zip(keys, work, strict=True):
+            # A kernel that is the same at every width is compiled once.
+            if key not in there and key not in jobs_of:
+                jobs_of[key] = pool.submit(compile_case, *one)
+        for key, (_, d, _, _) in zip(keys, work, strict=True):
+            row = there[key] if key in there else jobs_of[key].result()
+            yield row._replace(d=d)
 
 
 def check(file: Path = FILE) -> str:
