@@ -17,10 +17,10 @@ from benchmarks import ops
 from benchmarks.clock import interleaved, summary
 from benchmarks.dense import Shape
 
-# Two sizes of dictionary; m / k from dense (8) to sparse (512).
+# Two sizes of dictionary; m / k from dense (4) to sparse (512).
 SHAPES = tuple(
     Shape(512, m, m // ratio, 1024)
-    for m, ratios in {2048: (8, 16, 32, 64, 128, 256), 8192: (16, 64, 256, 512)}.items()
+    for m, ratios in {2048: (4, 8, 16, 32, 64, 128, 256), 8192: (16, 64, 256, 512)}.items()
     for ratio in ratios
 )
 QUICK = (Shape(24, 64, 8, 32), Shape(24, 64, 1, 32))
