@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from interp_kernels import using_backend
+from interp_kernels import resolve, using_backend
 
 from interp.errors import SAEError
 from interp.sae import TopK, TrainConfig, train
@@ -134,7 +134,14 @@ def _recorded(path):
 def test_the_resolved_backend_is_on_record_and_kept(tmp_path):
     data = PlantedDictionary(30, 12, 3, batch_size=32, steps=25)
     train(data, CONFIG, out=tmp_path / "auto")
-    assert _recorded(tmp_path / "auto") == "dense"
+    chosen = resolve(
+        None,
+        device=torch.device("cpu"),
+        n_latents=CONFIG.n_latents,
+        k=CONFIG.k,
+        dtype=torch.float32,
+    )
+    assert _recorded(tmp_path / "auto") == chosen
     train(data, CONFIG, out=tmp_path / "run", backend="eager")
     assert _recorded(tmp_path / "run") == "eager"
     train(data, CONFIG, out=tmp_path / "run")
