@@ -60,7 +60,7 @@ class _Training:
     job: Job
     reading: _Reading
     state: _State
-    log: Log
+    log: Log = field(init=False)
 
 
 @dataclass
@@ -125,7 +125,7 @@ def train_many(
         state = _start(readings[name].batches, job.config, device, backends[name])
         state.sae.provenance = _provenance(readings[name], job.config, order_seed)
         state.sae.trained_units = readings[name].units
-        trainings.append(_Training(name, job, readings[name], state, None))  # type: ignore[arg-type]
+        trainings.append(_Training(name, job, readings[name], state))
     if saved is not None:
         _restore_all(trainings, saved)
     for training in trainings:
