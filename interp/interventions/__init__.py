@@ -1,5 +1,6 @@
 """Edits put into a running model: what happens to its images."""
 
+from interp.interventions.carriers import Carrier
 from interp.interventions.compactness import (
     Compactness,
     make_jacobian_basis,
@@ -30,6 +31,7 @@ from interp.interventions.layers import (
 )
 from interp.interventions.planted import PLANTED, Study, check_controls
 from interp.interventions.roles import find_role
+from interp.interventions.scanning import play_carriers
 from interp.interventions.substitute import (
     Substitution,
     low_pass_distance,
@@ -37,7 +39,6 @@ from interp.interventions.substitute import (
     substitute,
 )
 from interp.interventions.swapping import (
-    Carrier,
     Interchange,
     embed_images,
     interchange,
@@ -93,6 +94,7 @@ __all__ = [
     "measure_layers",
     "measure_specialization",
     "play",
+    "play_carriers",
     "rms_distance",
     "shapley",
     "specialize",

@@ -1,7 +1,9 @@
 """The interchange: a donor's activations put into a recipient's run."""
 
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,8 +12,8 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from interp.errors import InputError, PointError
+from interp.interventions.carriers import Carrier, check_interchange
 from interp.interventions.effects import RESAMPLES, Effect, make_pairs, measure_effect
-from interp.interventions.roles import find_role
 from interp.models import (
     Call,
     EncodeBatch,
@@ -22,46 +24,11 @@ from interp.models import (
     reading,
     to_rows,
 )
-from interp.models.inputs import HALVES
 
 # images uint8 [n, h, w, 3] -> [n, d_k]
 Attribute = Callable[[Tensor], Any]
 Cache = dict[tuple[str, int], Tensor]
 Batch = GenerateBatch | EncodeBatch
-
-# What has to be the same for two runs to have the same calls and shapes.
-_SHARED = ("n", "scheduler", "steps", "guidance", "height", "width")
-# Sources that a recipe holds: all noise of a sample, its class, its text.
-_FIELDS = ("seeds", "classes", "prompts")
-
-
-@dataclass(frozen=True)
-class Carrier:
-    """What is swapped: hook points x calls x guidance half x positions, and fields of the recipe.
-
-    Calls, half and positions bound the points alone.
-    """
-
-    points: tuple[str, ...] = ()
-    """Names of hook points; ":delta", ":main" and "skip.i" are points of their own."""
-    calls: Container[int] | None = None
-    """Denoiser calls, such as range(5, 10); None is all."""
-    cfg: str = "both"
-    """Guidance halves: both, cond or uncond."""
-    mask: tuple[bool, ...] | None = None
-    """Positions to swap, row-major, True where the donor's go; None is all."""
-    fields: tuple[str, ...] = ()
-    """Sources that the recipe holds: "seeds" (the initial noise and that of all steps), "classes",
-    "prompts"."""
-    name: str = ""
-    """Empty: the names of points and fields joined by "+"."""
-    role: str = ""
-    """"source", "write" or "descendant"; empty: what `find_role` says of the points."""
-
-    @property
-    def label(self) -> str:
-        """The name, or those of points and fields."""
-        return self.name or "+".join((*self.points, *self.fields))
 
 
 @dataclass(frozen=True)
@@ -115,24 +82,19 @@ def interchange(
             empty window of calls, a mask of the wrong size, an unknown half or role.
     """
     chosen = [carriers] if isinstance(carriers, Carrier) else list(carriers)
-    _check_sources(donor, recipient)
-    roles = [_check_carrier(model, carrier, donor) for carrier in chosen]
-    if not chosen:
-        raise InputError("no carrier: give one or more")
+    roles = check_interchange(model, chosen, donor, recipient)
     parts: list[list[tuple[Tensor, ...]]] = [[] for _ in chosen]
     names = tuple(dict.fromkeys(name for carrier in chosen for name in carrier.points))
-    for start, one, other in _batches(model, donor, recipient, batch_size):
-        a, given = _read(model, names, one)
-        b, kept = _read(model, names, other)
+    for start, one, other in iterate_batches(model, donor, recipient, batch_size):
+        a, given = read_carriers(model, names, one)
+        b, kept = read_carriers(model, names, other)
         for carrier, part in zip(chosen, parts, strict=True):
-            mixed = other
-            if isinstance(other, GenerateBatch):
-                mixed = replace(other, **{name: getattr(one, name) for name in carrier.fields})
-            same = _edited(model, carrier, _put(kept), other)
-            images = [a, b, same, _edited(model, carrier, _put(given), mixed)]
+            same = swap_carriers(model, [carrier], kept, other)
+            swapped = swap_carriers(model, [carrier], given, mix_fields([carrier], one, other))
+            images = [a, b, same, swapped]
             if not carrier.fields:
                 shift = _shift(given, kept, seed, start)
-                images.append(_edited(model, carrier, shift, other))
+                images.append(_edited(model, [carrier], shift, other))
             part.append(tuple(images))
     found = []
     for carrier, role, part in zip(chosen, roles, parts, strict=True):
@@ -203,91 +165,10 @@ def embed_images(
     return found
 
 
-def _check_sources(donor: Generation | Tensor, recipient: Generation | Tensor) -> None:
-    if isinstance(donor, Tensor) and isinstance(recipient, Tensor):
-        if donor.shape != recipient.shape:
-            raise InputError(
-                f"donor images {tuple(donor.shape)}, recipient images {tuple(recipient.shape)}: "
-                "they have to be of one number and size"
-            )
-        return
-    if not isinstance(donor, Generation) or not isinstance(recipient, Generation):
-        raise InputError(
-            f"donor {type(donor).__name__}, recipient {type(recipient).__name__}: both have to be "
-            "recipes (Generation) or both images"
-        )
-    for name in _SHARED:
-        x, y = getattr(donor, name), getattr(recipient, name)
-        if x != y:
-            raise InputError(
-                f"{name} is {x!r} for the donor and {y!r} for the recipient: their activations "
-                "would not fit; give both the same"
-            )
-    if donor == recipient:
-        raise InputError("donor and recipient are one recipe: nothing would move")
-    if 0 < abs(donor.seed - recipient.seed) < donor.n:
-        raise InputError(
-            f"seeds {donor.seed}.. of the donors and {recipient.seed}.. of the recipients overlap "
-            f"partly ({donor.n} each): an image would be in two pairs; start {donor.n} apart, or "
-            "at the same seed for shared noise"
-        )
-
-
-def _check_carrier(model: Model, carrier: Carrier, source: Generation | Tensor) -> str:
-    """Check a carrier before anything runs; its role."""
-    mode = "generate" if isinstance(source, Generation) else "encode"
-    model.require(mode)
-    if not carrier.points and not carrier.fields:
-        raise InputError("a carrier without points or fields")
-    _check_fields(carrier, source)
-    for name in carrier.points:
-        model.point(name)
-        if name not in model.points_in(mode):
-            raise PointError(f"{name} of {model.name} does not fire in {mode}")
-    if isinstance(carrier.calls, Sized) and len(carrier.calls) == 0:
-        raise InputError(f"{carrier.label}: the window of calls {carrier.calls} is empty")
-    if carrier.cfg not in HALVES:
-        raise InputError(f"{carrier.label}: cfg = {carrier.cfg!r} is not one of {HALVES}")
-    if carrier.role not in ("", "source", "write", "descendant"):
-        raise InputError(f"{carrier.label}: role {carrier.role!r} is not source, write, descendant")
-    _check_mask(model, carrier, source)
-    roles = {find_role(model.points[name]) for name in carrier.points}
-    roles |= {"source" for _ in carrier.fields}
-    found = "source" if roles == {"source"} else "write"
-    return carrier.role or ("descendant" if "descendant" in roles else found)
-
-
-def _check_fields(carrier: Carrier, source: Generation | Tensor) -> None:
-    unknown = set(carrier.fields) - set(_FIELDS)
-    if unknown or (carrier.fields and not isinstance(source, Generation)):
-        raise InputError(
-            f"{carrier.label}: fields {carrier.fields} have to be of {_FIELDS}, and of recipes"
-        )
-    if "x_T" in carrier.points:
-        raise InputError(
-            "an edit of x_T changes what the network reads at its first call, not the state that "
-            'the sampler goes on from: swap the noise as Carrier(fields=("seeds",))'
-        )
-
-
-def _check_mask(model: Model, carrier: Carrier, source: Generation | Tensor) -> None:
-    if carrier.mask is None:
-        return
-    if not any(carrier.mask):
-        raise InputError(f"{carrier.label}: the mask selects no position")
-    native = isinstance(source, Generation) and not (source.height or source.width)
-    for name in carrier.points:
-        positions = int(np.prod(model.points[name].grid, dtype=int))
-        if native and len(carrier.mask) != positions:
-            raise InputError(
-                f"{carrier.label}: the mask has {len(carrier.mask)} positions, {name} has "
-                f"{positions} (grid {model.points[name].grid})"
-            )
-
-
-def _batches(
+def iterate_batches(
     model: Model, donor: Generation | Tensor, recipient: Generation | Tensor, batch_size: int
 ) -> Iterator[tuple[int, Batch, Batch]]:
+    """Yield (first row, donors, recipients) of each batch of pairs."""
     n = donor.n if isinstance(donor, Generation) else len(donor)
     for start in range(0, n, batch_size):
         stop = min(start + batch_size, n)
@@ -309,7 +190,8 @@ def _run(model: Model, batch: Batch) -> Tensor:
     return made.cpu()
 
 
-def _read(model: Model, names: Sequence[str], batch: Batch) -> tuple[Tensor, Cache]:
+def read_carriers(model: Model, names: Sequence[str], batch: Batch) -> tuple[Tensor, Cache]:
+    """Images of a run, and the rows [b, positions, d] of the points by (point, call)."""
     with reading(model, names) as reader:
         images = _run(model, batch)
     return images, {
@@ -321,26 +203,43 @@ def _read(model: Model, names: Sequence[str], batch: Batch) -> tuple[Tensor, Cac
 Edit = Callable[[Tensor, Call, slice], Tensor]
 
 
-def _edited(model: Model, carrier: Carrier, edit: Edit, batch: Batch) -> Tensor:
-    """Images of a run with an edit at the carrier's points, calls, half and positions."""
+def mix_fields(carriers: Sequence[Carrier], donor: Batch, recipient: Batch) -> Batch:
+    """The recipients' batch with the fields of the carriers from the donors'."""
+    fields = {name for carrier in carriers for name in carrier.fields}
+    if not isinstance(recipient, GenerateBatch) or not fields:
+        return recipient
+    return replace(recipient, **{name: getattr(donor, name) for name in fields})
 
-    def change(rows: Tensor, call: Call) -> Tensor:
-        half = slice(None)
-        if carrier.cfg != "both" and call.factor == 2:
-            half = slice(len(rows), None) if carrier.cfg == "cond" else slice(0, len(rows))
-        new = edit(rows, call, half)
-        if carrier.mask is None:
-            return new
-        if len(carrier.mask) != rows.shape[1]:
-            raise PointError(
-                f"the mask has {len(carrier.mask)} positions, {call.point} has {rows.shape[1]}"
-            )
-        keep = torch.tensor(carrier.mask, device=rows.device)[None, :, None]
-        return torch.where(keep, new, rows)
 
-    edits = dict.fromkeys(carrier.points, change)
-    with torch.no_grad(), editing(model, edits, calls=carrier.calls, cfg=carrier.cfg):
+def swap_carriers(
+    model: Model, carriers: Sequence[Carrier], cache: Cache, batch: Batch
+) -> UInt8[Tensor, "b h w 3"]:
+    """Images of a run with cached rows in place at the carriers; at shared points the last wins."""
+    return _edited(model, carriers, _put(cache), batch)
+
+
+def _edited(model: Model, carriers: Sequence[Carrier], edit: Edit, batch: Batch) -> Tensor:
+    with torch.no_grad(), ExitStack() as stack:
+        for carrier in carriers:
+            edits = dict.fromkeys(carrier.points, partial(_change, carrier, edit))
+            stack.enter_context(editing(model, edits, calls=carrier.calls, cfg=carrier.cfg))
         return _run(model, batch)
+
+
+def _change(carrier: Carrier, edit: Edit, rows: Tensor, call: Call) -> Tensor:
+    """Edit the guidance half that the carrier names, at its positions."""
+    half = slice(None)
+    if carrier.cfg != "both" and call.factor == 2:
+        half = slice(len(rows), None) if carrier.cfg == "cond" else slice(0, len(rows))
+    new = edit(rows, call, half)
+    if carrier.mask is None:
+        return new
+    if len(carrier.mask) != rows.shape[1]:
+        raise PointError(
+            f"the mask has {len(carrier.mask)} positions, {call.point} has {rows.shape[1]}"
+        )
+    keep = torch.tensor(carrier.mask, device=rows.device)[None, :, None]
+    return torch.where(keep, new, rows)
 
 
 def _cached(cache: Cache, rows: Tensor, call: Call, half: slice) -> Tensor:

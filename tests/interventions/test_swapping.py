@@ -71,8 +71,7 @@ def test_the_full_state_of_a_gan_gives_the_donor_and_its_own_state_the_recipient
     assert control.attributes["pixels"].alpha < 0.5
 
 
-def test_a_carrier_that_no_image_depends_on_has_alpha_exactly_zero(gan):
-    # The donor's z at a window of positions that is put back from the recipient itself.
+def test_images_that_stay_the_recipient_have_alpha_exactly_zero(gan):
     found = _one(gan, Carrier(("w",)), GAN_DONOR, GAN_RECIPIENT)
     back = replace(found, swapped=found.recipient)
     reference = gan.generate(Generation(n=8, seed=500).batch(0, 8))

@@ -1,0 +1,106 @@
+"""Layers of a real model as a game: every subset of carriers swapped, donors run once."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from interp.errors import InputError
+from interp.interventions.carriers import Carrier, check_interchange
+from interp.interventions.effects import Embedded, make_pairs
+from interp.interventions.layers import ORDERS, Game, play
+from interp.interventions.swapping import (
+    Attribute,
+    Batch,
+    Cache,
+    embed_images,
+    iterate_batches,
+    mix_fields,
+    read_carriers,
+    swap_carriers,
+)
+from interp.models import Generation, Model
+
+
+def play_carriers(
+    model: Model,
+    layers: Sequence[Carrier],
+    donor: Generation | UInt8[Tensor, "n h w 3"],
+    recipient: Generation | UInt8[Tensor, "n h w 3"],
+    attributes: Mapping[str, Attribute],
+    reference: UInt8[Tensor, "m h w 3"],
+    *,
+    pair: Sequence[int] | None = None,
+    batch_size: int = 32,
+    n_orders: int = ORDERS,
+    interactions: bool = True,
+    seed: int = 0,
+) -> Game:
+    """Swap subsets of carriers on a real model: the game behind `measure_layers`.
+
+    Donors and recipients run once, each subset once more; the donors' activations of all pairs
+    stay in memory meanwhile. With no carrier in place the recipients have to come out the same.
+
+    Args:
+        model: the model.
+        layers: the players, at least two; where two hold one point, the later one's edit stands.
+        donor, recipient: as in `interchange`.
+        attributes: name -> function of images, as in `measure_interchange`.
+        reference: other images, whose mean is the origin of each attribute.
+        pair: [n], as in `make_pairs`.
+        batch_size: pairs per run.
+        n_orders, interactions, seed: as in `play`.
+
+    Returns:
+        The game; its role is "descendant" if any carrier is one.
+
+    Raises:
+        PointError, InputError: as in `interchange` and `play`; labels that repeat; recipients that
+            differ when their own values are put back.
+    """
+    roles = check_interchange(model, layers, donor, recipient)
+    labels = [carrier.label for carrier in layers]
+    if len(set(labels)) != len(labels):
+        raise InputError(f"carriers of one name among {labels}: name them apart")
+    cached, donors, recipients = _prepare(model, layers, donor, recipient, batch_size)
+    sides = (embed_images(side, attributes) for side in (donors, recipients))
+    pairs = make_pairs(
+        next(sides), next(sides), reference=embed_images(reference, attributes), pair=pair
+    )
+
+    def swap(chosen: frozenset[int]) -> Embedded:
+        part = [layers[i] for i in sorted(chosen)]
+        images = [
+            swap_carriers(model, part, given, mix_fields(part, one, other))
+            for one, other, given in cached
+        ]
+        return embed_images(torch.cat(images), attributes)
+
+    role = "descendant" if "descendant" in roles else "write"
+    options = {"n_orders": n_orders, "interactions": interactions, "seed": seed}
+    return play(pairs, swap, labels, role=role, **options)
+
+
+def _prepare(
+    model: Model,
+    layers: Sequence[Carrier],
+    donor: Generation | Tensor,
+    recipient: Generation | Tensor,
+    batch_size: int,
+) -> tuple[list[tuple[Batch, Batch, Cache]], Tensor, Tensor]:
+    """Run donors and recipients once: batches with the donors' activations, and both images."""
+    names = tuple(dict.fromkeys(name for carrier in layers for name in carrier.points))
+    cached, donors, recipients = [], [], []
+    for _, one, other in iterate_batches(model, donor, recipient, batch_size):
+        a, given = read_carriers(model, names, one)
+        b, kept = read_carriers(model, names, other)
+        if not torch.equal(swap_carriers(model, layers, kept, other), b):
+            raise InputError(
+                "putting the recipients' own values back changes their images: the runs are not "
+                "repeatable, so no swap can be measured"
+            )
+        cached.append((one, other, given))
+        donors.append(a)
+        recipients.append(b)
+    return cached, torch.cat(donors), torch.cat(recipients)
