@@ -18,8 +18,8 @@ ARGUMENTS = (
     "--no-first-run",
 )
 HERE = Path(__file__).resolve().parent
-# The U-Net's SAE is the demo's last; its features are sorted by density.
-VIEWS = {"feature": "#/sae/3", "comparison": "#/compare/0"}
+# A dense latent of the U-Net (the demo's last SAE), and the comparison on held-out images.
+VIEWS = {"feature": "#/sae/3/feature/354", "comparison": "#/compare/0"}
 
 
 def main(folder: Path) -> None:
