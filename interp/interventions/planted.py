@@ -193,16 +193,17 @@ def by_step() -> tuple[tuple[int, ...], ...]:
 def check_controls(names: Sequence[str] = (), *, seed: int = 0) -> Controls:
     """Run the planted controls and compare each stated number and verdict with its truth.
 
-    names: some of P1 .. P6, synergy and exact; empty: all. seed: 0 is the committed one; a control
-    is one draw, and at another seed P5 lies outside its 99 % interval with the chance that this
-    has.
+    names: some of P1 .. P6, synergy and exact; empty: all, which a verdict needs. seed: 0 is the
+    committed one; a control is one draw, and at another seed P5 lies outside its 99 % interval with
+    the chance that this has.
     Raises InputError for an unknown name.
     """
     unknown = set(names) - set(_CHECKS)
     if unknown:
         raise InputError(f"no planted control {sorted(unknown)}; there are {', '.join(_CHECKS)}")
     checks = tuple(c for name in (names or _CHECKS) for c in _CHECKS[name](seed))
-    return Controls(checks, load_rule().sha256)
+    missing = tuple(name for name in _CHECKS if names and name not in names)
+    return Controls(checks, load_rule().sha256, missing)
 
 
 def _near(

@@ -46,11 +46,14 @@ class Controls:
 
     checks: tuple[Check, ...]
     rule_sha256: str
+    missing: tuple[str, ...] = ()
+    """Controls that were not asked for."""
 
     @property
     def passed(self) -> bool:
-        """Whether every check passed, and there is one."""
-        return bool(self.checks) and all(check.passed for check in self.checks)
+        """Whether every control was run and every check passed."""
+        complete = bool(self.checks) and not self.missing
+        return complete and all(check.passed for check in self.checks)
 
 
 @dataclass(frozen=True)
@@ -146,6 +149,7 @@ def decide(
     """
     rule = load_rule()
     failed = [f"{c.control} {c.quantity}" for c in controls.checks if not c.passed]
+    failed += [f"{name} (not run)" for name in controls.missing]
     if not controls.passed or controls.rule_sha256 != rule.sha256:
         raise InputError(
             "no verdict: the planted controls did not pass under this rule; failed: "

@@ -15,7 +15,9 @@ def _failed(name):
 @pytest.mark.parametrize("name", ["exact"])
 def test_the_ends_are_exact(name):
     controls = check_controls([name])
-    assert controls.passed, _failed(name)
+    assert not _failed(name)
+    assert not controls.passed
+    assert "P1" in controls.missing
     assert {c.tolerance for c in controls.checks if "garbage" not in c.quantity} == {0}
 
 

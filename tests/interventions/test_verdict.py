@@ -125,6 +125,7 @@ def test_a_rule_that_differs_from_the_code_is_refused(tmp_path, monkeypatch):
         _controls(dataclasses.replace(SAID, passed=False)),
         Controls((), load_rule().sha256),
         Controls((SAID,), "another"),
+        Controls((SAID,), load_rule().sha256, missing=("P5",)),
     ],
 )
 def test_no_verdict_without_all_controls(controls):
