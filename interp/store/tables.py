@@ -90,10 +90,13 @@ def read_statistics(root: Path, manifest: Manifest, entry: ShardEntry) -> dict[s
         raise StoreError(f"{path} is damaged: {error}") from error
     found = {}
     for index, point in enumerate(manifest.points):
-        pair = [tensors.get(f"{index}.{part}") for part in ("mean", "var")]
-        for x in pair:
-            right = x is not None and x.dtype == torch.float64 and x.shape == (point.width,)
-            if not right or not bool(torch.isfinite(x).all()):
-                raise StoreError(f"{path} is damaged: no finite float64 statistics of {point.name}")
-        found[point.name] = Statistics(entry.points[point.name].rows, *pair)  # pyright: ignore[reportArgumentType]
+        mean, var = (tensors.get(f"{index}.{part}") for part in ("mean", "var"))
+        if mean is None or var is None or not _finite(mean, var, point.width):
+            raise StoreError(f"{path} is damaged: no finite float64 statistics of {point.name}")
+        found[point.name] = Statistics(entry.points[point.name].rows, mean, var)
     return found
+
+
+def _finite(mean: torch.Tensor, var: torch.Tensor, width: int) -> bool:
+    right = (x.dtype == torch.float64 and x.shape == (width,) for x in (mean, var))
+    return all(right) and bool(torch.isfinite(mean).all() and torch.isfinite(var).all())
