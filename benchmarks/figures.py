@@ -92,7 +92,7 @@ def kernels_figure(record: dict[str, Any]) -> Any:
         record: a result file of the case `kernels`.
 
     Returns:
-        go.Figure: a line for each op, dictionary size and dtype.
+        go.Figure: a line for each op, dictionary size, batch size and dtype.
     """
     import plotly.graph_objects as go
 
@@ -100,14 +100,14 @@ def kernels_figure(record: dict[str, Any]) -> Any:
     rows = record["result"]["measured"]
     clock = "cpu" if record["environment"]["device"] == "cpu" else "wall"
     names = sorted({label.split(",")[0] for label in rows[0]["times"]})
-    groups = sorted({(one["shape"]["m"], one["dtype"]) for one in rows})
+    groups = sorted({_group(one) for one in rows})
     for number, name in enumerate(names):
-        for m, dtype in groups:
-            part = [one for one in rows if (one["shape"]["m"], one["dtype"]) == (m, dtype)]
+        for m, n, dtype in groups:
+            part = [one for one in rows if _group(one) == (m, n, dtype)]
             figure.add_scatter(
                 x=[m / one["shape"]["k"] for one in part],
                 y=[_speed_up(one["times"], name, clock) for one in part],
-                name=f"{name}, m {m}, {dtype}",
+                name=f"{name}, m {m}, n {n}, {dtype}",
                 mode="lines+markers",
                 line={"color": COLORS[number % len(COLORS)]},
                 visible=True if name == "step" else "legendonly",
@@ -118,6 +118,76 @@ def kernels_figure(record: dict[str, Any]) -> Any:
         yaxis={"title": "time of dense / time of sparse", "type": "log"},
     )
     return _captioned(figure, "Sparse against dense", record)
+
+
+def _group(one: dict[str, Any]) -> tuple[int, int, str]:
+    return one["shape"]["m"], one["shape"]["n"], one["dtype"]
+
+
+def batches_figure(record: dict[str, Any]) -> Any:
+    """Speed-up of the whole sparse step over m / k and the batch, in single precision.
+
+    Args:
+        record: a result file of the case `kernels`.
+
+    Returns:
+        go.Figure: a field of numbers, at the m that was measured with several batches.
+    """
+    import plotly.graph_objects as go
+
+    rows = [one for one in record["result"]["measured"] if one["dtype"] == "float32"]
+    clock = "cpu" if record["environment"]["device"] == "cpu" else "wall"
+    m = min(one["shape"]["m"] for one in rows)
+    found = {
+        (one["shape"]["n"], m // one["shape"]["k"]): _speed_up(one["times"], "step", clock)
+        for one in rows
+        if one["shape"]["m"] == m
+    }
+    batches, ratios = (sorted({key[place] for key in found}) for place in (0, 1))
+    z = [[found.get((n, ratio)) for ratio in ratios] for n in batches]
+    labels = [["" if value is None else f"{value:.1f}" for value in row] for row in z]
+    figure = go.Figure(
+        go.Heatmap(
+            x=[str(ratio) for ratio in ratios], y=[str(n) for n in batches], z=z, text=labels,
+            texttemplate="%{text}", colorscale="Cividis", colorbar={"title": "dense / sparse"},
+        )
+    )  # fmt: skip
+    figure.update_layout(
+        xaxis_title="latents per active latent, m / k", yaxis_title="rows per batch, n"
+    )
+    return _captioned(figure, f"Speed-up of a step, m {m}", record)
+
+
+def memory_figure(record: dict[str, Any]) -> Any:
+    """Peak memory of a step over the number of latents, ours, dense, and what none can do without.
+
+    Args:
+        record: a result file of the case `memory`.
+
+    Returns:
+        go.Figure.
+    """
+    import plotly.graph_objects as go
+
+    rows, sizes = record["result"]["measured"], record["result"]["sizes"]
+    names = {
+        "dense": "dense autograd step",
+        "ours": "ours",
+        "weights_and_moments": "weights and moments of Adam",
+    }
+    figure = go.Figure()
+    for color, (key, name) in zip(COLORS, names.items(), strict=False):
+        figure.add_scatter(
+            x=[one["m"] for one in rows], y=[one[key] for one in rows], name=name,
+            mode="lines+markers", line={"color": color},
+        )  # fmt: skip
+    figure.update_layout(
+        xaxis={"title": "latents, m", "type": "log"},
+        yaxis={"title": "peak beyond the start (MB)", "type": "log"},
+    )
+    return _captioned(
+        figure, f"Memory of a step (d {sizes['d']}, k {sizes['k']}, n {sizes['n']})", record
+    )
 
 
 def _speed_up(times: dict[str, Any], name: str, clock: str) -> float:
@@ -170,6 +240,8 @@ FIGURES: dict[str, tuple[str, Callable[[dict[str, Any]], Any]]] = {
     "train": ("train", train_figure),
     "losses": ("train", losses_figure),
     "kernels": ("kernels", kernels_figure),
+    "batches": ("kernels", batches_figure),
+    "memory": ("memory", memory_figure),
     "gpu": ("gpu", gpu_figure),
 }
 

@@ -94,9 +94,9 @@ def gates(session: Session) -> list[dict[str, Any]]:
     shown = []
     for shape in QUICK if session.quick else GATES:
         for dtype in DTYPES:
-            for skewed in (False, True):
-                drawn = ops.draw(shape, dtype=dtype, device=session.device, skewed=skewed)
-                shown += [_gate(session, name, drawn, skewed) for name in ops.OPS]
+            for latents in ops.LATENTS:
+                drawn = ops.draw(shape, dtype=dtype, device=session.device, latents=latents)
+                shown += [_gate(session, name, drawn, latents) for name in ops.OPS]
     for dtype in DTYPES:
         rows = [one for one in shown if one["dtype"] == str(dtype)]
         failed = {one["op"] for one in rows if one["failed"]}
@@ -104,9 +104,9 @@ def gates(session: Session) -> list[dict[str, Any]]:
     return shown
 
 
-def _gate(session: Session, name: str, drawn: ops.Data, skewed: bool) -> dict[str, Any]:
+def _gate(session: Session, name: str, drawn: ops.Data, latents: str) -> dict[str, Any]:
     about = {"op": name, "shape": drawn.shape._asdict(), "dtype": str(drawn.x.dtype)}
-    about |= {"skewed": skewed, "failed": ""}
+    about |= {"latents": latents, "failed": ""}
     try:
         about["errors"] = ops.gate(drawn, session.ours, (name,))[name]
         work = ops.OPS[name][0]
@@ -302,13 +302,13 @@ def tf32(work: Callable[[], Any]) -> Any:
 def ops_at(session: Session, shape: Shape, dtype: torch.dtype) -> dict[str, Any]:
     """Milliseconds of every op that passed, with its gradients, ours and dense."""
     c = ops.draw(shape, dtype=dtype, device=session.device)
-    skewed = ops.draw(shape, dtype=dtype, device=session.device, skewed=True)
+    real = ops.draw(shape, dtype=dtype, device=session.device, latents="real")
     works: dict[str, Callable[[], Any]] = {}
     for name in sorted(session.passed.get(str(dtype), set())):
         work = ops.OPS[name][0]
         works[f"{name}, ours"] = lambda work=work: work(c, session.ours)
         works[f"{name}, dense"] = lambda work=work: work(c, "dense")
-        works[f"{name}, ours, skewed"] = lambda work=work: work(skewed, session.ours)
+        works[f"{name}, ours, real latents"] = lambda work=work: work(real, session.ours)
         if name in ops.FORWARD:
             forward = ops.FORWARD[name]
             works[f"{name}, forward, ours"] = lambda f=forward: f(c, session.ours)

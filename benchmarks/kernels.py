@@ -1,7 +1,7 @@
 """Kernels: every op, dense against eager, over m / k; where they cross is what "auto" goes by.
 
-The gate compares every op and its gradients with its twin in float64, on even and on skewed
-latents. The table `CROSSOVER` of interp_kernels has the crossover of the whole step (all ops
+The gate compares every op and its gradients with its twin in float64, on even latents, on skewed
+ones and on those of real codes. The table `CROSSOVER` of interp_kernels has the crossover of the whole step (all ops
 together, as a training step takes them): a sparse backend from there on.
 """
 
@@ -23,6 +23,8 @@ SHAPES = tuple(
     for m, ratios in {2048: (4, 8, 16, 32, 64, 128, 256), 8192: (16, 64, 256, 512)}.items()
     for ratio in ratios
 )
+# Smaller and larger batches, in single precision.
+BATCHES = tuple(Shape(512, 2048, 2048 // ratio, n) for n in (256, 4096) for ratio in (8, 32, 128))
 QUICK = (Shape(24, 64, 8, 32), Shape(24, 64, 1, 32))
 # Small and odd.
 GATE = Shape(37, 211, 5, 65)
@@ -32,8 +34,8 @@ BACKENDS = ("dense", "eager")
 def gate(device: str = "cpu") -> None:
     """Outputs and gradients of every op equal those in float64 up to rounding."""
     for dtype in (torch.float32, torch.bfloat16):
-        for skewed in (False, True):
-            drawn = ops.draw(GATE, dtype=dtype, device=device, skewed=skewed)
+        for latents in ops.LATENTS:
+            drawn = ops.draw(GATE, dtype=dtype, device=device, latents=latents)
             for backend in BACKENDS:
                 ops.gate(drawn, backend)
 
@@ -42,7 +44,8 @@ def run(quick: bool = False, device: str = "cpu") -> dict[str, Any]:
     """Time every op and the step at each shape, in single precision and, at one m, in bf16."""
     rounds = 2 if quick else 7
     shapes = QUICK if quick else SHAPES
-    measured = [measure(shape, torch.float32, rounds, device) for shape in shapes]
+    more = () if quick else BATCHES
+    measured = [measure(shape, torch.float32, rounds, device) for shape in (*shapes, *more)]
     few = [shape for shape in shapes if shape.m == shapes[0].m]
     measured += [measure(shape, torch.bfloat16, max(2, rounds // 2), device) for shape in few]
     return {

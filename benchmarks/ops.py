@@ -4,8 +4,10 @@ Cases as data: an op is one entry of `OPS`. Its outputs and its gradients are co
 readable twin in float64 before anything is timed.
 """
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -34,8 +36,10 @@ from benchmarks.ops_select import SELECTING
 
 # Relative errors of outputs and gradients, in norm: sums in single precision, results rounded.
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}
-# Exponent of the skewed distribution of latents; a trained dictionary has one near it.
+# How often latents fire: all alike; by Zipf's law; as in a trained SAE (`benchmarks.codes`).
+LATENTS = ("even", "zipf", "real")
 ZIPF = 1.1
+CODES = Path(__file__).parent / "codes.json"
 
 
 @dataclass
@@ -84,7 +88,7 @@ def draw(
     *,
     dtype: torch.dtype = torch.float32,
     device: str = "cpu",
-    skewed: bool = False,
+    latents: str = "even",
     seed: int = 0,
 ) -> Data:
     """Draw inputs of a shape.
@@ -93,7 +97,7 @@ def draw(
         shape: sizes.
         dtype: of rows, codes and working copies; weights and moments stay in single precision.
         device: of everything.
-        skewed: latents by Zipf's law instead of evenly.
+        latents: of LATENTS: how often each one fires.
         seed: of a private generator.
     """
     d, m, k, n = shape
@@ -120,7 +124,7 @@ def draw(
         bias=weights.bias.to(dtype),
         offset=offset[0].to(dtype, copy=True),
         values=values.to(dtype),
-        indices=_latents(shape, skewed, draws, device),
+        indices=_latents(shape, latents, draws, device),
         dvalues=normal(n, k, scale=1 / n).to(dtype),
         grad=normal(n, d, scale=1 / n).to(dtype),
         weights=weights,
@@ -132,11 +136,9 @@ def draw(
     )
 
 
-def _latents(shape: Shape, skewed: bool, draws: torch.Generator, device: str) -> Tensor:
+def _latents(shape: Shape, kind: str, draws: torch.Generator, device: str) -> Tensor:
     """[n, k] latents without repetition in a row: the k largest of Gumbel noise plus log weight."""
-    weight = torch.zeros(shape.m, device=device)
-    if skewed:
-        weight = -ZIPF * torch.arange(1, shape.m + 1, device=device).log()
+    weight = _log_weights(shape.m, kind).to(device)
     rows = max(1, (1 << 26) // shape.m)
     parts = []
     for start in range(0, shape.n, rows):
@@ -144,6 +146,19 @@ def _latents(shape: Shape, skewed: bool, draws: torch.Generator, device: str) ->
         uniform = torch.rand(size, generator=draws, device=device).clamp_(1e-9, 1 - 1e-7)
         parts.append((weight - (-uniform.log()).log()).topk(shape.k, dim=1).indices)
     return torch.cat(parts)
+
+
+def _log_weights(m: int, kind: str) -> Tensor:
+    if kind == "zipf":
+        return -ZIPF * torch.arange(1, m + 1).log()
+    if kind == "even":
+        return torch.zeros(m)
+    # Quantiles of measured firing rates, stretched over m latents; a dead one fires hardly ever.
+    rates = next(iter(json.loads(CODES.read_text())["points"].values()))["rates"]
+    known = torch.tensor(rates, dtype=torch.float64).clamp(min=1e-9).log()
+    at = torch.linspace(0, len(known) - 1, m, dtype=torch.float64)
+    low = at.long().clamp(max=len(known) - 2)
+    return torch.lerp(known[low], known[low + 1], at - low).float()
 
 
 def _leaves(*tensors: Tensor) -> list[Tensor]:

@@ -26,7 +26,10 @@ CASES = {
     "peers": "benchmarks.peers.case",
     "kernels": "benchmarks.kernels",
     "train": "benchmarks.train",
+    "memory": "benchmarks.memory",
 }
+# What needs other libraries, in environments of their own; `--peers` adds them.
+WITH_PEERS = ("peers",)
 RESULTS = Path(__file__).parent / "results"
 LIBRARIES = ("interp", "torch", "numpy", "safetensors", "pyarrow", "diffusers", "plotly", "triton")
 
@@ -178,13 +181,16 @@ def main(arguments: list[str] | None = None) -> int:
         "--quick", action="store_true", help="small sizes: does it work, not how fast"
     )
     parser.add_argument("--device", default="cpu", help="of the arithmetic: cpu or cuda")
+    parser.add_argument(
+        "--peers", action="store_true", help=f"the named cases and {', '.join(WITH_PEERS)}"
+    )
     options = parser.parse_args(arguments)
     unknown = sorted(set(options.cases) - set(CASES))
     if unknown:
         parser.error(f"no case {', '.join(unknown)}; there are {', '.join(CASES)}")
     _check_installed()
     failed = 0
-    for name in options.cases or CASES:
+    for name in dict.fromkeys([*(options.cases or CASES), *(WITH_PEERS if options.peers else ())]):
         where = environment()
         try:
             module = importlib.import_module(CASES[name])

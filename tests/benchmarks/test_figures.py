@@ -72,6 +72,19 @@ GPU = _record(
 )
 
 
+MEMORY = _record(
+    "memory",
+    sizes={"d": 8, "k": 2, "n": 16},
+    measured=[{"m": 64, "ours": 1.0, "dense": 3.0, "weights_and_moments": 0.5}],
+)
+
+
+def test_the_field_of_batches_has_a_number_where_one_was_measured() -> None:
+    (field,) = figures.batches_figure(KERNELS).data
+    assert (list(field.x), list(field.y)) == (["4", "16"], ["16"])
+    assert [list(row) for row in field.z] == [[0.5, 2.0]]
+
+
 def test_the_parts_of_a_step_add_up_to_it() -> None:
     figure = figures.train_figure(TRAIN)
     bars = {trace.name: trace.y[0] for trace in figure.data if trace.type == "bar"}
@@ -84,7 +97,7 @@ def test_the_parts_of_a_step_add_up_to_it() -> None:
 
 def test_a_speed_up_above_one_means_that_sparse_is_faster() -> None:
     figure = figures.kernels_figure(KERNELS)
-    step = next(trace for trace in figure.data if trace.name == "step, m 64, float32")
+    step = next(trace for trace in figure.data if trace.name == "step, m 64, n 16, float32")
     assert list(step.x) == [4.0, 16.0]
     assert list(step.y) == [0.5, 2.0]
 
@@ -95,6 +108,8 @@ def test_a_speed_up_above_one_means_that_sparse_is_faster() -> None:
         (figures.train_figure, TRAIN),
         (figures.losses_figure, TRAIN),
         (figures.kernels_figure, KERNELS),
+        (figures.batches_figure, KERNELS),
+        (figures.memory_figure, MEMORY),
         (figures.gpu_figure, GPU),
     ],
 )

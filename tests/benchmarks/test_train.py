@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import clock, kernels, ops, report, run, train
+from benchmarks import clock, kernels, memory, ops, report, run, train
 from benchmarks.dense import Dense, Shape
 
 TINY = Shape(13, 40, 3, 21)
@@ -67,10 +67,11 @@ def test_interleaved_times_every_call_in_every_round() -> None:
 
 @pytest.mark.parametrize("backend", kernels.BACKENDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("latents", ["zipf", "real"])
 def test_every_op_and_gradient_equals_its_twin_in_double_precision(
-    backend: str, dtype: torch.dtype
+    backend: str, dtype: torch.dtype, latents: str
 ) -> None:
-    ops.gate(ops.draw(TINY, dtype=dtype, skewed=True), backend)
+    ops.gate(ops.draw(TINY, dtype=dtype, latents=latents), backend)
 
 
 def test_a_wrong_gradient_turns_the_gate_red(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,12 +103,21 @@ def test_fused_and_unfused_steps_leave_the_same_weights() -> None:
         torch.testing.assert_close(a, b)
 
 
-def test_skewed_latents_are_skewed_and_do_not_repeat_in_a_row() -> None:
+@pytest.mark.parametrize("kind", ["zipf", "real"])
+def test_skewed_latents_are_skewed_and_do_not_repeat_in_a_row(kind: str) -> None:
     even, skewed = (
-        ops.draw(Shape(4, 200, 8, 300), skewed=s).indices.flatten() for s in (False, True)
+        ops.draw(Shape(4, 200, 8, 300), latents=s).indices.flatten() for s in ("even", kind)
     )
     assert all(len(set(row)) == 8 for row in skewed.view(300, 8).tolist())
     assert skewed.bincount(minlength=200).max() > 5 * even.bincount(minlength=200).max()
+
+
+def test_the_dense_step_takes_more_memory_than_ours() -> None:
+    sizes = memory.Sizes(16, 2, 512, (2048,), 2)
+    found = memory.peak("ours", Shape(16, 2048, 2, 512), 2)
+    assert 0 <= found < 200
+    shown = memory.figures([{"m": 2048, "ours": 10.0, "dense": 25.0}], sizes)
+    assert [one["value"] for one in shown] == [10, 2.5]
 
 
 def test_the_crossover_lies_where_the_speed_up_passes_one() -> None:
