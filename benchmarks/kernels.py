@@ -1,8 +1,8 @@
 """Kernels: every op, dense against eager, over m / k; where they cross is what "auto" goes by.
 
 The gate compares every op and its gradients with its twin in float64, on even latents, on skewed
-ones and on those of real codes. The table `CROSSOVER` of interp_kernels has the crossover of the whole step (all ops
-together, as a training step takes them): a sparse backend from there on.
+ones and on those of real codes. The table `CROSSOVER` of interp_kernels has the crossover of the
+whole step (all ops together, as a training step takes them): a sparse backend from there on.
 """
 
 import math

@@ -59,7 +59,7 @@ def figures(measured: list[dict[str, Any]], sizes: Sizes) -> list[dict[str, Any]
         shown += [
             {"name": f"peak of a step {shape}", "value": round(one["ours"]), "unit": "MB"},
             {
-                "name": f"dense autograd step / ours {shape}, peak memory",
+                "name": f"dense step / ours {shape}, peak memory",
                 "value": share,
                 "unit": "x",
             },
