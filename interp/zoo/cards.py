@@ -21,7 +21,7 @@ NEAREST_SHARE = 0.7
 # An encoder is undertrained where it is not twice as good as always naming the most frequent
 # category.
 MAJORITY_FACTOR = 2.0
-# How `ddpm` is sampled for its card.
+# How `ddpm` and `dit` are sampled for their cards.
 DDPM_STEPS = 25
 DDPM_GUIDANCE = 2.0
 
@@ -218,7 +218,7 @@ def evaluate_zoo(spec: str, *, folder: Path | str | None = None, n: int | None =
             "nearest_train": float(measures.nearest(samples, train.pixels).median()),
             "nearest_train_heldout": float(measures.nearest(heldout.pixels, train.pixels).median()),
         }
-    if name == "ddpm":
+    if name in ("ddpm", "dit"):
         extra["label_accuracy"] = _accuracy(vit_outputs(judge, samples)[1], heldout.labels)
         extra["vit_accuracy"] = _accuracy(vit_outputs(judge, heldout.pixels)[1], heldout.labels)
     return Quality(n=count, **_distances(judge, train, heldout, samples), **extra)
@@ -229,9 +229,9 @@ def draw(name: str, net: torch.nn.Module, labels: list[int]) -> Tensor:
     seeds = range(len(labels))
     if name == "gan":
         return sample_gan(net, seeds)
-    if name == "ddpm":
+    if name in ("ddpm", "dit"):
         return sample_ddpm(net, seeds, labels, steps=DDPM_STEPS, guidance=DDPM_GUIDANCE)
-    raise InterpError(f"{name} does not generate; gan and ddpm do")
+    raise InterpError(f"{name} does not generate; gan, ddpm and dit do")
 
 
 def _distances(

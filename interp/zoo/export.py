@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from interp.zoo.dit import null_class
 from interp.zoo.nets import SCHEDULER, file_stem
 from interp.zoo.training import Job
 
@@ -80,10 +81,10 @@ def _replace(path: Path, content: bytes) -> None:
 def describe_net(name: str, net: Any, images: Tensor) -> dict[str, Any]:
     """Return the number of parameters and what a user of the network must know to drive it."""
     facts: dict[str, Any] = {"parameters": sum(p.numel() for p in net.parameters())}
-    if name == "ddpm":
+    if name in ("ddpm", "dit"):
         facts |= {
             "scheduler": SCHEDULER,
-            "null_class": net.config["num_class_embeds"] - 1,
+            "null_class": null_class(net),
             "pixel_unshuffle": 2,
         }
     if name == "vae":
@@ -117,7 +118,7 @@ def picture(path: Path, images: Tensor, *, columns: int = 16, colors: int = 128)
 def sample_picture(name: str, net: Any, path: Path, heldout: Any) -> None:
     """Write the card's picture.
 
-    gan: 128 samples. ddpm: a row of samples per category. vae: held-out images above their
+    gan: 128 samples. ddpm, dit: a row of samples per category. vae: held-out images above their
         reconstructions. vit: a row
     of held-out images per category that it names, those of another category inverted.
 
@@ -131,10 +132,9 @@ def sample_picture(name: str, net: Any, path: Path, heldout: Any) -> None:
     from interp.zoo.sampling import reconstruct, vit_outputs
 
     n_classes = len(heldout.categories)
-    if name in ("gan", "ddpm"):
-        labels = (
-            [row for row in range(n_classes) for _ in range(16)] if name == "ddpm" else [0] * 128
-        )
+    if name in ("gan", "ddpm", "dit"):
+        rows = [row for row in range(n_classes) for _ in range(16)]
+        labels = rows if name != "gan" else [0] * 128
         picture(path, draw(name, net, labels))
         return
     spread = torch.linspace(0, len(heldout) - 1, 64).round().long()

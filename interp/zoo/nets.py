@@ -1,6 +1,8 @@
 """Build the zoo's networks, untrained from a seed or with their shipped weights."""
 
+import importlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,15 @@ from torch import nn
 
 from interp.errors import InputError, InterpError
 
-NAMES = ("gan", "vae", "ddpm", "vit")
+# Networks with a module of their own, which has `build(n_classes)`, the training `step(job, batch,
+# labels, progress)`, `measure(net, judged)` for the card and `picture(net, path, heldout)`; and,
+# where it needs them, `prepare(job, data, folder)`, `describe(net, data)` and `metadata(data)`.
+HOMES = {
+    "text": "interp.zoo.text",
+    "vae-global": "interp.zoo.vae_global",
+    "ldm": "interp.zoo.ldm",
+}
+NAMES = ("gan", "vae", "ddpm", "vit", "dit", *HOMES)
 WEIGHTS = Path(__file__).parent / "weights"
 
 # f = 4 by two downsamplers; thin at 32x32, where a step of CPU training spends most of its time.
@@ -58,7 +68,8 @@ def build_net(name: str, *, n_classes: int, seed: int = 0) -> nn.Module:
 
     Args:
         name: gan, vae, ddpm or vit.
-        n_classes: number of categories; `ddpm` has one more, the null class, with this index.
+        n_classes: number of categories; `ddpm` and `dit` have one more, the null class, with this
+            index.
         seed: seed of the initial weights; the global random state is left as it was.
 
     Raises:
@@ -71,7 +82,15 @@ def build_net(name: str, *, n_classes: int, seed: int = 0) -> nn.Module:
         return _construct(name, n_classes).eval()
 
 
+def home(name: str) -> Any:
+    """Return the module of a network that has one of its own, else None."""
+    return importlib.import_module(HOMES[name]) if name in HOMES else None
+
+
 def _construct(name: str, n_classes: int) -> nn.Module:
+    own = home(name)
+    if own is not None:
+        return own.build(n_classes)
     if name == "gan":
         from interp.zoo.gan import Generator
 
@@ -80,6 +99,10 @@ def _construct(name: str, n_classes: int) -> nn.Module:
         from interp.zoo.vit import ViT
 
         return ViT(n_classes)
+    if name == "dit":
+        from interp.zoo.dit import build
+
+        return build(n_classes)
     if name == "vae":
         from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
@@ -121,7 +144,9 @@ def find_weights(name: str, *, seed: int = 0, folder: Path | str | None = None) 
     for place in [*places, WEIGHTS]:
         if (place / f"{stem}.safetensors").is_file() and (place / f"{stem}.json").is_file():
             return place / f"{stem}.safetensors"
-    shipped = sorted(path.stem.replace("-", "/") for path in WEIGHTS.glob("*.safetensors"))
+    shipped = sorted(
+        re.sub(r"-(\d+)$", r"/\1", path.stem) for path in WEIGHTS.glob("*.safetensors")
+    )
     raise InterpError(
         f"zoo:{name}/{seed} is not trained: no {stem}.safetensors with its card in "
         f"{', '.join(map(str, [*places, WEIGHTS]))} (shipped: {', '.join(shipped) or 'none'}); "

@@ -16,12 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from interp.errors import InputError
+from interp.zoo import dit
 from interp.zoo.critic import Critic, augment
 from interp.zoo.export import export
 from interp.zoo.gan import LAYER_SIZES, Z_WIDTH
-from interp.zoo.nets import NAMES, SCHEDULER, build_net, file_stem
+from interp.zoo.nets import NAMES, SCHEDULER, build_net, file_stem, home
 from interp.zoo.settings import RECIPES
-from interp.zoo.training import Box, Job, read_checkpoint, run
+from interp.zoo.training import Box, Job, read_checkpoint, run, update
 
 
 def _optimizer(
@@ -36,16 +37,13 @@ def _optimizer(
     )
 
 
-def _update(loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    optimizer.step()
-
-
 def _job(
     name: str, step: Callable, recipe: dict[str, Any], n_classes: int, seed: int, device: str
 ) -> Job:
-    net = build_net(name, n_classes=n_classes, seed=seed).to(device).train()
+    net = build_net(name, n_classes=n_classes, seed=seed)
+    if name in STARTS:
+        STARTS[name](net)
+    net = net.to(device).train()
     generator = torch.Generator(device).manual_seed(seed)
     return Job(
         nets={name: net},
@@ -65,17 +63,29 @@ def _differences(x: Tensor) -> tuple[Tensor, Tensor]:
     return x[..., 1:, :] - x[..., :-1, :], x[..., 1:] - x[..., :-1]
 
 
-def _vae_step(job: Job, x: Tensor, labels: Tensor, progress: float) -> dict[str, Tensor]:
-    recipe, net = job.extra["recipe"], job.nets["vae"]
-    posterior = net.encode(x).latent_dist
-    noise = torch.randn(posterior.mean.shape, generator=job.generator, device=x.device)
-    y = net.decode(posterior.mean + posterior.std * noise).sample
+def autoencoding_loss(
+    job: Job, x: Tensor, y: Tensor, posterior: Any
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return mse, L1, edges and KL per code value, weighted by the recipe, and what to log."""
+    recipe = job.extra["recipe"]
     mse, l1 = F.mse_loss(y, x), F.l1_loss(y, x)
     edges = sum(F.l1_loss(a, b) for a, b in zip(_differences(y), _differences(x), strict=True))
     kl = posterior.kl().mean() / posterior.mean[0].numel()
     loss = recipe["mse"] * mse + recipe["l1"] * l1 + recipe["edges"] * edges + recipe["kl"] * kl
-    _update(loss, job.optimizers["vae"])
-    return {"mse": mse.detach(), "l1": l1.detach(), "kl": kl.detach()}
+    return loss, {"mse": mse.detach(), "l1": l1.detach(), "kl": kl.detach()}
+
+
+def autoencoder_step(
+    job: Job, x: Tensor, labels: Tensor, progress: float
+) -> dict[str, Tensor]:
+    """Take one step of an autoencoder with a Gaussian posterior."""
+    net = job.nets[job.ema_of]
+    posterior = net.encode(x).latent_dist
+    noise = torch.randn(posterior.mean.shape, generator=job.generator, device=x.device)
+    y = net.decode(posterior.mean + posterior.std * noise).sample
+    loss, losses = autoencoding_loss(job, x, y, posterior)
+    update(loss, job.optimizers[job.ema_of])
+    return losses
 
 
 def alphas_cumprod() -> Tensor:
@@ -86,9 +96,11 @@ def alphas_cumprod() -> Tensor:
     return torch.cumprod(1 - torch.tensor(betas, dtype=torch.float32), 0)
 
 
-def _ddpm_step(job: Job, x: Tensor, labels: Tensor, progress: float) -> dict[str, Tensor]:
-    recipe, net, generator = job.extra["recipe"], job.nets["ddpm"], job.generator
-    x = F.pixel_unshuffle(x, 2)
+def denoising_loss(
+    job: Job, x: Tensor, predict: Callable[[Tensor, Tensor], Tensor]
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the min-SNR-weighted error of `predict(noisy, t)` against v, and what to log."""
+    generator = job.generator
     # One timestep from each of b equal strata: a batch then sees all noise levels.
     n = SCHEDULER["num_train_timesteps"]
     strata = torch.arange(len(x), device=x.device) + torch.rand(
@@ -97,14 +109,24 @@ def _ddpm_step(job: Job, x: Tensor, labels: Tensor, progress: float) -> dict[str
     t = (strata * (n / len(x))).long().clamp_(max=n - 1)
     noise = torch.randn(x.shape, generator=generator, device=x.device)
     a = job.extra.setdefault("alphas", alphas_cumprod().to(x.device))[t][:, None, None, None]
-    null = torch.rand(len(x), generator=generator, device=x.device) < recipe["null_share"]
-    labels = torch.where(null, job.extra["n_classes"], labels)
-    v = net(a.sqrt() * x + (1 - a).sqrt() * noise, t, class_labels=labels).sample
+    v = predict(a.sqrt() * x + (1 - a).sqrt() * noise, t)
     error = (v - (a.sqrt() * noise - (1 - a).sqrt() * x)).square().mean((1, 2, 3))
     snr = (a / (1 - a)).flatten()
-    loss = (error * snr.clamp(max=recipe["min_snr_gamma"]) / (snr + 1)).mean()
-    _update(loss, job.optimizers["ddpm"])
-    return {"v_mse": error.detach().mean(), "loss": loss.detach()}
+    loss = (error * snr.clamp(max=job.extra["recipe"]["min_snr_gamma"]) / (snr + 1)).mean()
+    return loss, {"v_mse": error.detach().mean(), "loss": loss.detach()}
+
+
+def _denoise_step(job: Job, x: Tensor, labels: Tensor, progress: float) -> dict[str, Tensor]:
+    net, share = job.nets[job.ema_of], job.extra["recipe"]["null_share"]
+
+    def predict(noisy: Tensor, t: Tensor) -> Tensor:
+        null = torch.rand(len(x), generator=job.generator, device=x.device) < share
+        classes = torch.where(null, job.extra["n_classes"], labels)
+        return net(noisy, t, class_labels=classes).sample
+
+    loss, losses = denoising_loss(job, F.pixel_unshuffle(x, 2), predict)
+    update(loss, job.optimizers[job.ema_of])
+    return losses
 
 
 def _distort(x: Tensor, generator: torch.Generator) -> Tensor:
@@ -138,7 +160,7 @@ def _vit_step(job: Job, x: Tensor, labels: Tensor, progress: float) -> dict[str,
         tokens = block(tokens)
     logits = net.head(net.norm(tokens).mean(1))
     loss = F.cross_entropy(logits, target, label_smoothing=recipe["smoothing"])
-    _update(loss, job.optimizers["vit"])
+    update(loss, job.optimizers["vit"])
     return {"loss": loss.detach(), "accuracy": (logits.argmax(1) == labels).float().mean()}
 
 
@@ -167,10 +189,10 @@ def _gan_step(job: Job, x: Tensor, labels: Tensor, progress: float) -> dict[str,
     loss = F.softplus(on_fake).mean() + F.softplus(-on_real).mean()
     if job.step_count % recipe["r1_every"] == 0:
         loss = loss + recipe["r1_every"] * recipe["r1"] / 2 * _r1(critic, x, generator)
-    _update(loss, job.optimizers["critic"])
+    update(loss, job.optimizers["critic"])
     critic.requires_grad_(False)
     fooling = F.softplus(-critic(augment(fake, generator))).mean()
-    _update(fooling, job.optimizers["gan"])
+    update(fooling, job.optimizers["gan"])
     return {
         "critic": loss.detach(), "generator": fooling.detach(),
         "real": on_real.detach().mean(), "fake": on_fake.detach().mean(),
@@ -185,7 +207,15 @@ def _r1(critic: torch.nn.Module, x: Tensor, generator: torch.Generator) -> Tenso
     return gradient.square().sum((1, 2, 3)).mean()
 
 
-STEPS = {"vae": _vae_step, "ddpm": _ddpm_step, "vit": _vit_step, "gan": _gan_step}
+STEPS = {
+    "vae": autoencoder_step,
+    "ddpm": _denoise_step,
+    "vit": _vit_step,
+    "gan": _gan_step,
+    "dit": _denoise_step,
+}
+# What a network's fresh weights become before its first step; the untrained twin stays as built.
+STARTS = {"dit": dit.start}
 
 
 def make_job(
@@ -209,7 +239,9 @@ def make_job(
         raise InputError(f"no zoo network {name!r}; there are {', '.join(NAMES)}")
     recipe = dict(RECIPES[name])
     recipe["batch_size"] = batch_size or recipe["batch_size"]
-    job = _job(name, STEPS[name], recipe, n_classes, seed, device)
+    own = home(name)
+    step = STEPS[name] if own is None else own.step
+    job = _job(name, step, recipe, n_classes, seed, device)
     if name == "gan":
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed + 1)

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from interp.zoo.dit import null_class
 from interp.zoo.gan import sample_inputs
 from interp.zoo.nets import SCHEDULER
 
@@ -60,7 +61,7 @@ def sample_ddpm(
     """Return one class-conditional image per seed by DDIM (eta 0), guided against the null class.
 
     Args:
-        net: the zoo's U-Net; its last class is the null class.
+        net: the zoo's `ddpm` or `dit`; its last class is the null class.
         seeds: one per image.
         labels: class of each image.
         steps: denoiser calls.
@@ -70,14 +71,14 @@ def sample_ddpm(
     from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
     scheduler: Any = DDIMScheduler(**SCHEDULER)
-    null = net.config["num_class_embeds"] - 1
+    null = null_class(net)
     images = []
     for start in range(0, len(seeds), batch_size):
         part = seeds[start : start + batch_size]
         x, y = _normal(part, 12, 16, 16), torch.tensor(labels[start : start + batch_size])
         scheduler.set_timesteps(steps)
         for t in scheduler.timesteps:
-            v = _guided(net, x, t, y, null, guidance)
+            v = _guided(net, x, t.expand(len(x)), y, null, guidance)
             x = scheduler.step(v, t, x, eta=0.0).prev_sample
         images.append(to_uint8(F.pixel_shuffle(x, 2)))
     return torch.cat(images)
@@ -86,7 +87,8 @@ def sample_ddpm(
 def _guided(net: Any, x: Tensor, t: Tensor, y: Tensor, null: int, guidance: float) -> Tensor:
     if guidance == 1.0:
         return net(x, t, class_labels=y).sample
-    both = net(torch.cat([x, x]), t, class_labels=torch.cat([torch.full_like(y, null), y])).sample
+    labels = torch.cat([torch.full_like(y, null), y])
+    both = net(torch.cat([x, x]), torch.cat([t, t]), class_labels=labels).sample
     without, with_class = both.chunk(2)
     return without + guidance * (with_class - without)
 

@@ -16,7 +16,7 @@ from interp.zoo.nets import NAMES, file_stem
 
 TAR_BYTES = 16 * 2**20
 # A GPU takes a batch of this size in the time of a small one.
-GPU_BATCH = {"vae": 128, "ddpm": 256, "vit": 256, "gan": 64}
+GPU_BATCH = {"vae": 128, "ddpm": 256, "vit": 256, "gan": 64, "dit": 256}
 
 
 def train_all(

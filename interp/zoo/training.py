@@ -20,6 +20,11 @@ from interp.errors import InputError, InterpError
 # appear" needs them).
 MILESTONES = (0.1, 0.3, 1.0)
 CHECKPOINT_SECONDS = 60.0
+# A step of more than this many mean steps did not train all the while: the process was stopped, or
+# the machine asleep. Only this much of it counts, so that learning rates do not fall meanwhile.
+FROZEN_STEPS = 20.0
+# Steps until the mean is worth something: the first one compiles and fills caches.
+SETTLED = 10
 
 
 @dataclass
@@ -36,7 +41,8 @@ class Job:
         warmup: steps of linear warm-up of the learning rates.
         decay_from: progress after which learning rates fall (cosine) to zero.
         step_count: steps done.
-        elapsed: seconds of training done, over all resumptions.
+        elapsed: seconds of training done, over all resumptions, without those in which the process
+            stood still.
     """
 
     nets: dict[str, Any]
@@ -159,8 +165,8 @@ def run(
 
     Args:
         job: what to train.
-        images: uint8 [n, 3, 32, 32], on the job's device.
-        labels: int64 [n].
+        images: uint8 [n, 3, 32, 32], or codes or tokens [n, ...], on the job's device.
+        labels: int64 [n, ...], what goes with each.
         box: when to end.
         out: folder of `last.pt`, the milestones `at-010.pt`, `at-030.pt`, `at-100.pt` and
             `log.jsonl`.
@@ -175,7 +181,7 @@ def run(
     while (progress := box.progress(job)) < 1:
         losses = _one_step(job, images, labels, progress)
         now = time.monotonic()
-        job.elapsed, before = job.elapsed + now - before, now
+        job.elapsed, before = job.elapsed + _trained(job, now - before), now
         after = box.progress(job)
         reached = [m for m in MILESTONES if progress < m <= after]
         if reached or job.elapsed - saved_at > CHECKPOINT_SECONDS:
@@ -187,16 +193,33 @@ def run(
             _log(job, out / "log.jsonl", after, losses, on_step)
 
 
+def _trained(job: Job, seconds: float) -> float:
+    """Return how much of the last step's time counts as training; see `FROZEN_STEPS`."""
+    if job.step_count <= SETTLED:
+        return seconds
+    return min(seconds, FROZEN_STEPS * job.elapsed / (job.step_count - 1))
+
+
 def _one_step(job: Job, images: Tensor, labels: Tensor, progress: float) -> dict[str, Tensor]:
     _set_rates(job, progress)
     index = torch.randint(
         len(images), (job.batch_size,), generator=job.generator, device=images.device
     )
-    batch = images[index].float().div_(127.5).sub_(1)
+    batch = images[index]
+    # Pixels become [-1, 1]; codes and tokens are what they are.
+    if batch.dtype == torch.uint8:
+        batch = batch.float().div_(127.5).sub_(1)
     losses = job.step(job, batch, labels[index], progress)
     job.step_count += 1
     _update_ema(job)
     return losses
+
+
+def update(loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
+    """Take one step of the optimizer down the loss."""
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
 
 
 def _keep(last: Path, kept: Path) -> None:

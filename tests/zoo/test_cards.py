@@ -73,7 +73,7 @@ def test_a_card_without_quality_says_so_and_takes_one(tmp_path):
 
 
 def test_only_generators_draw():
-    with pytest.raises(InterpError, match="vit does not generate; gan and ddpm do"):
+    with pytest.raises(InterpError, match="vit does not generate; gan, ddpm and dit do"):
         cards.draw("vit", torch.nn.Identity(), [0])
 
 

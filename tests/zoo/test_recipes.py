@@ -108,6 +108,21 @@ def test_the_box_ends_at_whichever_is_first():
         Box()
 
 
+def test_a_frozen_process_does_not_train(tmp_path, monkeypatch):
+    frozen, clock = job("vit"), [0.0]
+    step = frozen.step
+
+    def slow(job, *arguments):
+        # A second each; at the 21st the process stands still for an hour.
+        clock[0] += 3600.0 if job.step_count == 20 else 1.0
+        return step(job, *arguments)
+
+    frozen.step = slow
+    monkeypatch.setattr(training.time, "monotonic", lambda: clock[0])
+    run(frozen, IMAGES, LABELS, Box(steps=22), tmp_path)
+    assert frozen.elapsed == 21 + training.FROZEN_STEPS
+
+
 def test_learning_rates_warm_up_and_fall_to_nothing():
     trained = job("vit")
     group = trained.optimizers["vit"].param_groups[0]
@@ -122,8 +137,8 @@ def test_learning_rates_warm_up_and_fall_to_nothing():
 
 
 def test_an_unknown_recipe_is_refused():
-    with pytest.raises(InputError, match="no zoo network 'dit'"):
-        make_job("dit", n_classes=2)
+    with pytest.raises(InputError, match="no zoo network 'cow'"):
+        make_job("cow", n_classes=2)
 
 
 @pytest.mark.slow
