@@ -125,21 +125,22 @@ def wrap_zoo(
         facts = card.get("net", {})
         scale = facts.get("scale_factor")
         return VAE(net, spec, shift=facts.get("shift_factor"), scale=scale, extra=extra)
-    if name == "vit":
+    if name in ("vit", "ssl"):
         return Encoder(net, spec, size=(32, 32), extra=extra)
     from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
+    from interp.zoo.dit import null_class
     from interp.zoo.nets import SCHEDULER
 
-    classes: Any = net.config
-    n_classes = classes.num_class_embeds - 1
-    return UNet(
+    null = null_class(net)
+    kind = Transformer if name == "dit" else UNet
+    return kind(
         net,
         spec,
         scheduler=DDIMScheduler(**SCHEDULER),
         unshuffle=2,
-        n_classes=n_classes,
-        null_class=n_classes,
+        n_classes=null,
+        null_class=null,
         extra=extra,
     )
 

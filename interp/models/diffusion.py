@@ -196,23 +196,23 @@ class Host:
 
     def _denoise(self, x: Tensor, t: Tensor, batch: GenerateBatch, scheduler: Any) -> Tensor:
         dtype, labels = next(self.root.parameters()).dtype, self._labels(batch.classes, len(x))
-        x, t = x.to(dtype), t.to(x.device)
+        # One timestep for each sample: DiT takes no scalar.
+        x, t = x.to(dtype), t.to(x.device).expand(len(x))
         null = self._labels((), len(x)) if batch.guidance > 1 else None
         if null is None or labels is None:
-            out = self.root(
-                x, t.to(x.device), **({} if labels is None else {"class_labels": labels})
-            ).sample
+            out = self.root(x, t, **({} if labels is None else {"class_labels": labels})).sample
         else:
             # One doubled batch, [uncond, cond], as the pipelines of diffusers do it.
             both = torch.cat([null, labels])
-            out = self.root(torch.cat([x, x]), t, class_labels=both).sample
+            out = self.root(torch.cat([x, x]), torch.cat([t, t]), class_labels=both).sample
             uncond, cond = out.chunk(2)
             out = uncond.float() + batch.guidance * (cond.float() - uncond.float())
         learned = str(scheduler.config.get("variance_type", "")).startswith("learned")
         return (out if learned else out[:, : x.shape[1]]).float()
 
     def _labels(self, classes: tuple[int, ...], n: int) -> Tensor | None:
-        if getattr(self.root, "class_embedding", None) is None:
+        is_dit = type(self.root).__name__ == "DiTTransformer2DModel"
+        if getattr(self.root, "class_embedding", None) is None and not is_dit:
             if classes:
                 raise InputError(f"classes {classes[:4]} for a model without classes")
             return None
@@ -220,7 +220,9 @@ class Host:
             if self.null_class is None:
                 raise InputError("this model knows no null class: give classes")
             classes = (self.null_class,) * n
-        top = self.root.config.num_class_embeds
+        config = self.root.config
+        # DiT embeds the null class beside those that it counts.
+        top = config.num_embeds_ada_norm + 1 if is_dit else config.num_class_embeds
         if top is not None and max(classes) >= top:
             raise InputError(f"class {max(classes)} of a model with {top} class embeddings")
         return torch.tensor(classes, device=next(self.root.parameters()).device)

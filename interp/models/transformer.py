@@ -31,15 +31,32 @@ class Transformer(Model):
             FluxTransformer2DModel.
         name: its spec.
         pipe: the pipeline around it, if any.
+        scheduler, unshuffle, n_classes, null_class: for networks on pixels, see `Host`.
     """
 
     family = "transformer"
 
     def __init__(
-        self, root: nn.Module, name: str, *, pipe: Any = None, extra: Sequence[str] = ()
+        self,
+        root: nn.Module,
+        name: str,
+        *,
+        pipe: Any = None,
+        scheduler: Any = None,
+        unshuffle: int = 1,
+        n_classes: int = 0,
+        null_class: int | None = None,
+        extra: Sequence[str] = (),
     ) -> None:
         super().__init__(root, name, extra=extra)
-        self.host = Host(root, pipe=pipe)
+        self.host = Host(
+            root,
+            pipe=pipe,
+            scheduler=scheduler,
+            unshuffle=unshuffle,
+            n_classes=n_classes,
+            null_class=null_class,
+        )
         self.n_classes = self.host.n_classes
         self.kind = type(root).__name__
 
@@ -67,7 +84,8 @@ class Transformer(Model):
         sample = zeros(1, config.in_channels, size, size)
         t = torch.ones(1, device=like.device)
         if self.kind == "DiTTransformer2DModel":
-            self.root(sample, timestep=t.long(), class_labels=torch.zeros(1, dtype=torch.long))
+            label = torch.zeros(1, dtype=torch.long, device=like.device)
+            self.root(sample, timestep=t.long(), class_labels=label)
         elif self.kind == "PixArtTransformer2DModel":
             # T5's context of PixArt-alpha; the widths do not depend on it.
             text = zeros(1, 120, config.caption_channels)

@@ -18,6 +18,7 @@ HOMES = {
     "text": "interp.zoo.text",
     "vae-global": "interp.zoo.vae_global",
     "ldm": "interp.zoo.ldm",
+    "ssl": "interp.zoo.ssl",
 }
 NAMES = ("gan", "vae", "ddpm", "vit", "dit", *HOMES)
 WEIGHTS = Path(__file__).parent / "weights"

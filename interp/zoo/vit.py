@@ -1,4 +1,4 @@
-"""The zoo's encoder: a small vision transformer on 32x32 images, supervised on categories."""
+"""The zoo's vision transformer on 32x32 images: supervised with a head, or without one."""
 
 import torch
 import torch.nn.functional as F
@@ -55,17 +55,19 @@ class Block(nn.Module):
 class ViT(nn.Module):
     """Vision transformer: 64 patches of 4x4 pixels, six blocks, mean over patches, a linear head.
 
+    Without classes there is no head, and the output is the mean itself.
+
     Hookable modules: `patch` (a convolution, [b, d, 8, 8]), `blocks.<i>` (stream [b, 64, d],
     row-major patches), `blocks.<i>.attn`, `blocks.<i>.mlp` (branches), `norm`, `head`.
     """
 
-    def __init__(self, n_classes: int, *, width: int = 96, depth: int = 6, heads: int = 4):
+    def __init__(self, n_classes: int | None, *, width: int = 96, depth: int = 6, heads: int = 4):
         super().__init__()
         self.patch = nn.Conv2d(3, width, PATCH, PATCH)
         self.position = nn.Parameter(torch.randn(1, GRID * GRID, width) * 0.02)
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
-        self.head = nn.Linear(width, n_classes)
+        self.head = nn.Identity() if n_classes is None else nn.Linear(width, n_classes)
 
     def features(self, image: Float[Tensor, "b 3 32 32"]) -> Float[Tensor, "b d"]:
         """Return the mean of the normalised patch tokens [b, d], from images in [-1, 1]."""
@@ -75,5 +77,5 @@ class ViT(nn.Module):
         return self.norm(x).mean(1)
 
     def forward(self, image: Float[Tensor, "b 3 32 32"]) -> Float[Tensor, "b n_classes"]:
-        """Return class logits [b, n_classes], from images in [-1, 1]."""
+        """Return class logits [b, n_classes] (no head: features), from images in [-1, 1]."""
         return self.head(self.features(image))

@@ -89,6 +89,7 @@ CASES = {
     "video": Case("unet", _pipe("video"), GUIDED),
     "animate": Case("unet", _pipe("animate"), GUIDED),
     "svd": Case("unet", _net("svd"), {}),
+    "zoo-dit": Case("transformer", lambda: zoo("dit"), {"classes": (0, 2), "guidance": 2.0}),
     "dit": Case("transformer", _pipe("dit"), {"classes": (1, 7), "guidance": 3.0}),
     "pixart": Case("transformer", _pipe("pixart"), GUIDED),
     "sd3": Case("transformer", _pipe("sd3"), GUIDED),
@@ -98,6 +99,7 @@ CASES = {
     "tiny-vae": Case("vae", _net("tiny_vae"), {}),
     "zoo-gan": Case("gan", lambda: zoo("gan"), {}),
     "zoo-vit": Case("encoder", lambda: zoo("vit"), {}),
+    "zoo-ssl": Case("encoder", lambda: zoo("ssl"), {}),
     "two-layers": Case("custom", two_layers, {}),
     "bridge": Case("bridge", bridge, {}),
 }

@@ -1,0 +1,141 @@
+"""The zoo's self-supervised encoder: `vit`'s trunk trained without labels and captions."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from interp.zoo.training import Job, update
+from interp.zoo.vit import ViT
+
+# Width of the projector's output and of its hidden layer: five and ten times the encoder's, as the
+# covariance term wants many directions (Bardes et al. 2022, arXiv 2105.04906, figure of section 4).
+PROJECTED = 256
+HIDDEN = 512
+
+
+class Projector(nn.Module):
+    """Two layers, batch normalization between; the loss acts behind it, and it does not ship."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.first = nn.Linear(width, HIDDEN, bias=False)
+        self.norm = nn.BatchNorm1d(HIDDEN)
+        self.second = nn.Linear(HIDDEN, PROJECTED, bias=False)
+
+    def forward(self, x: Float[Tensor, "b d"]) -> Float[Tensor, "b p"]:
+        """Return projections [b, p] of features [b, d]."""
+        return self.second(F.relu(self.norm(self.first(x))))
+
+
+def build(n_classes: int) -> ViT:
+    """Return `vit` without its head: with equal blocks, objectives compare point by point.
+
+    Args:
+        n_classes: not used, as the encoder knows no categories.
+    """
+    return ViT(None)
+
+
+def equip(job: Job, seed: int) -> None:
+    """Add the projector to a training of the encoder, under the same optimizer."""
+    net, device = job.nets["ssl"], next(job.nets["ssl"].parameters()).device
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed + 1)
+        job.nets["projector"] = Projector(net.norm.normalized_shape[0]).to(device)
+    job.optimizers["ssl"].add_param_group({"params": job.nets["projector"].parameters()})
+
+
+def view(x: Float[Tensor, "b 3 h w"], generator: torch.Generator) -> Float[Tensor, "b 3 h w"]:
+    """Return a random view of each image, a function of the generator.
+
+    A window of 0.55 to 1.1 of each side (times up to 1.2 in aspect) within 0.1 of the image, turned
+    by up to 15 degrees and mirrored or not, white outside; contrast 0.6 to 1.4, brightness up to
+    0.3, saturation 0.2 to 1.8. Colors stay recognizable, as they tell categories apart.
+    """
+    b = len(x)
+    u = torch.rand(9, b, generator=generator, device=x.device)
+    s = 2 * u - 1
+    side = (math.log(0.55) + u[0] * math.log(1.1 / 0.55)).exp()
+    aspect, angle = (0.18 * s[1]).exp(), s[2] * (math.pi / 12)
+    wide, high = side * aspect * s[3].sign(), side / aspect
+    room = (1 - side).clamp_min(0) + 0.1
+    cos, sin = angle.cos(), angle.sin()
+    rows = [cos * wide, -sin * high, s[4] * room, sin * wide, cos * high, s[5] * room]
+    grid = F.affine_grid(torch.stack(rows, 1).view(b, 2, 3), list(x.shape), align_corners=False)
+    x = F.grid_sample(x - 1, grid, mode="bilinear", align_corners=False) + 1
+    x = x * (1 + 0.4 * s[6])[:, None, None, None] + 0.3 * s[7][:, None, None, None]
+    gray = x.mean(1, keepdim=True)
+    return gray + (x - gray) * (1 + 0.8 * s[8])[:, None, None, None]
+
+
+def look(
+    net: Any, x: Float[Tensor, "b 3 h w"], kept: int, generator: torch.Generator
+) -> Float[Tensor, "b d"]:
+    """Return the encoder's features of `kept` random patches of each image."""
+    tokens = net.patch(x).flatten(2).transpose(1, 2) + net.position
+    if kept < tokens.shape[1]:
+        order = torch.rand(tokens.shape[:2], generator=generator, device=x.device).argsort(1)
+        tokens = tokens.gather(1, order[:, :kept, None].expand(-1, -1, tokens.shape[2]))
+    for block in net.blocks:
+        tokens = block(tokens)
+    return net.norm(tokens).mean(1)
+
+
+def spread_loss(z: Float[Tensor, "b p"]) -> tuple[Tensor, Tensor]:
+    """Return VICReg's variance and covariance terms of projections.
+
+    variance = mean_j max(0, 1 - sqrt(Var z_j + 1e-4)); covariance = sum_{i != j} C_ij^2 / p, C with
+    denominator b - 1. Source: arXiv 2105.04906, equations 1 to 4.
+    """
+    z = z - z.mean(0)
+    covariance = z.T @ z / (len(z) - 1)
+    diagonal = covariance.diagonal()
+    variance = F.relu(1 - (diagonal + 1e-4).sqrt()).mean()
+    return variance, (covariance.square().sum() - diagonal.square().sum()) / z.shape[1]
+
+
+def step(job: Job, x: Tensor, labels: Tensor, progress: float) -> dict[str, Tensor]:
+    """Take a step of VICReg between two views of each image; the labels are not looked at.
+
+    Half of each view's patches are dropped until `full_from`: a step then costs half, and the views
+    share less.
+    """
+    recipe, net, project, generator = (
+        job.extra["recipe"],
+        job.nets["ssl"],
+        job.nets["projector"],
+        job.generator,
+    )
+    kept = recipe["kept_patches"] if progress < recipe["full_from"] else net.position.shape[1]
+    seen = torch.cat([view(x, generator), view(x, generator)])
+    features = look(net, seen, kept, generator)
+    a, b = project(features).chunk(2)
+    invariance = F.mse_loss(a, b)
+    (var_a, cov_a), (var_b, cov_b) = spread_loss(a), spread_loss(b)
+    variance, covariance = (var_a + var_b) / 2, cov_a + cov_b
+    loss = (
+        recipe["invariance"] * invariance
+        + recipe["variance"] * variance
+        + recipe["covariance"] * covariance
+    )
+    update(loss, job.optimizers["ssl"])
+    return {
+        "invariance": invariance.detach(),
+        "variance": variance.detach(),
+        "covariance": covariance.detach(),
+    }
+
+
+def measure(net: Any, judged: Any) -> dict[str, Any]:
+    """Return what the card says of the encoder; see `interp.zoo.encoding.judge_encoder`."""
+    raise NotImplementedError
+
+
+def picture(net: Any, path: Path, heldout: Any) -> None:
+    """Write held-out images, framed, each followed by its seven nearest training images."""
+    raise NotImplementedError
