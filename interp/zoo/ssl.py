@@ -9,6 +9,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from interp.zoo.nets import load_net
+from interp.zoo.sampling import vit_outputs
+from interp.zoo.ssl_quality import judge
 from interp.zoo.training import Job, update
 from interp.zoo.vit import ViT
 
@@ -16,6 +19,8 @@ from interp.zoo.vit import ViT
 # covariance term wants many directions (Bardes et al. 2022, arXiv 2105.04906, figure of section 4).
 PROJECTED = 256
 HIDDEN = 512
+# Training images after each held-out one in the picture: two groups fill a row of 16.
+NEAREST = 7
 
 
 class Projector(nn.Module):
@@ -132,10 +137,42 @@ def step(job: Job, x: Tensor, labels: Tensor, progress: float) -> dict[str, Tens
 
 
 def measure(net: Any, judged: Any) -> dict[str, Any]:
-    """Return what the card says of the encoder; see `interp.zoo.encoding.judge_encoder`."""
-    raise NotImplementedError
+    """Return the card's measures of the encoder, beside an untrained twin, pixels and `vit`.
+
+    The twin's weights are those of another seed than the training began with.
+    """
+    twin, _ = load_net(
+        "ssl",
+        seed=judged.seed,
+        untrained=True,
+        init_seed=judged.seed + 1,
+        folder=judged.folder,
+    )
+    both = judged.train.pixels, judged.heldout.pixels
+    rows = {
+        name: tuple(vit_outputs(encoder, pixels)[0] for pixels in both)
+        for name, encoder in (("ssl", net), ("untrained", twin), ("vit", judged.judge))
+    }
+    rows["pixels"] = tuple(pixels.flatten(1).double() / 255 for pixels in both)
+    return judge(rows, judged.train, judged.heldout)
 
 
 def picture(net: Any, path: Path, heldout: Any) -> None:
-    """Write held-out images, framed, each followed by its seven nearest training images."""
-    raise NotImplementedError
+    """Write a held-out image of each category, framed, before its nearest training images.
+
+    Nearest is the highest cosine of features from which the training mean is subtracted.
+    """
+    from interp.zoo.export import picture as write_sheet
+    from interp.zoo.images import load_images
+
+    train = load_images("glyphs", split="train")
+    rows = vit_outputs(net, train.pixels)[0]
+    members = [(heldout.labels == i).nonzero()[:, 0] for i in range(len(heldout.categories))]
+    chosen = torch.stack([rows[len(rows) // 2] for rows in members if len(rows)])
+    framed = heldout.pixels[chosen].clone()
+    for edge in (framed[:, :2], framed[:, -2:], framed[:, :, :2], framed[:, :, -2:]):
+        edge.zero_()
+    a = F.normalize(rows - rows.mean(0), dim=1)
+    b = F.normalize(vit_outputs(net, heldout.pixels[chosen])[0] - rows.mean(0), dim=1)
+    near = train.pixels[(b @ a.T).topk(NEAREST, dim=1).indices]
+    write_sheet(path, torch.cat([framed[:, None], near], 1).flatten(0, 1))

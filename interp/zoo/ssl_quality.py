@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp.zoo.vit import WIDTH
+
 # Neighbors that vote. Of 3,407 training images in 16 categories the smallest has some dozens.
 NEIGHBORS = 20
 # Temperature of the votes: Wu et al. 2018 (arXiv 1805.01978), section 3.4.
@@ -140,7 +142,7 @@ def judge(
     return found
 
 
-def reasons(quality: Any, width: int) -> list[str]:
+def reasons(quality: Any) -> list[str]:
     """Return why a self-supervised encoder is undertrained; empty where it is not, or is none."""
     found = []
     for key, what in (("knn", "k-NN"), ("probe", "linear-probe")):
@@ -152,9 +154,9 @@ def reasons(quality: Any, width: int) -> list[str]:
                     f"{rival} ({scores[rival]:.1%})"
                 )
     ranks = quality.effective_rank
-    if ranks is not None and ranks["ssl"] < COLLAPSE_SHARE * width:
+    if ranks is not None and ranks["ssl"] < COLLAPSE_SHARE * WIDTH:
         found.append(
-            f"collapsed: {ranks['ssl']:.1f} effective directions of {width} "
-            f"(limit {COLLAPSE_SHARE * width:g})"
+            f"collapsed: {ranks['ssl']:.1f} effective directions of {WIDTH} "
+            f"(limit {COLLAPSE_SHARE * WIDTH:g})"
         )
     return found

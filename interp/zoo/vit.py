@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 PATCH = 4
 GRID = 8
+WIDTH = 96
 
 
 class Attention(nn.Module):
@@ -61,7 +62,9 @@ class ViT(nn.Module):
     row-major patches), `blocks.<i>.attn`, `blocks.<i>.mlp` (branches), `norm`, `head`.
     """
 
-    def __init__(self, n_classes: int | None, *, width: int = 96, depth: int = 6, heads: int = 4):
+    def __init__(
+        self, n_classes: int | None, *, width: int = WIDTH, depth: int = 6, heads: int = 4
+    ):
         super().__init__()
         self.patch = nn.Conv2d(3, width, PATCH, PATCH)
         self.position = nn.Parameter(torch.randn(1, GRID * GRID, width) * 0.02)
