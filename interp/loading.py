@@ -43,7 +43,8 @@ def load(
     """Return a model whose every block can be read and edited.
 
     Args:
-        spec: "zoo:NAME" or "zoo:NAME/SEED" (shipped models: gan, vae, ddpm, vit);
+        spec: "zoo:NAME" or "zoo:NAME/SEED" (shipped models: see `interp zoo list`);
+            "asset:NAME", a network of `interp assets list` that was fetched;
             "diffusers:<hub id or folder>", the pipeline's denoiser, or "...#vae" (any of its
             networks by name); "transformers:<hub id or folder>", a vision encoder;
             "lens:<hub id or folder>", a language model through transformer-lens; or a pipeline,
@@ -94,8 +95,10 @@ def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
 
 
 def _unknown(spec: str) -> InputError:
-    names = ["zoo:gan", "zoo:vae", "zoo:ddpm", "zoo:vit"]
-    names += ["diffusers:<id or folder>", "transformers:<id or folder>", "lens:<id or folder>"]
+    from interp.zoo.nets import NAMES
+
+    names = [f"zoo:{name}" for name in NAMES]
+    names += ["asset:<name>", "diffusers:<id or folder>", "transformers:<id or folder>", "lens:<id or folder>"]
     close = difflib.get_close_matches(spec, names, n=3, cutoff=0.3) or names
     return InputError(f"no model {spec!r}; nearest: {', '.join(close)}")
 
@@ -125,6 +128,14 @@ def wrap_zoo(
         facts = card.get("net", {})
         scale = facts.get("scale_factor")
         return VAE(net, spec, shift=facts.get("shift_factor"), scale=scale, extra=extra)
+    if name == "vae-global":
+        return VAE(net, spec, extra=extra)
+    if name == "text":
+        return _wrap_text(net, spec, extra)
+    if name == "ldm":
+        from interp.zoo.ldm import make_pipe
+
+        return UNet(net, spec, pipe=make_pipe(net, card), extra=extra)
     if name in ("vit", "ssl"):
         return Encoder(net, spec, size=(32, 32), extra=extra)
     from diffusers.schedulers.scheduling_ddim import DDIMScheduler
@@ -143,6 +154,27 @@ def wrap_zoo(
         null_class=null,
         extra=extra,
     )
+
+
+def _wrap_text(net: nn.Module, spec: str, extra: tuple) -> Model:
+    from transformer_lens.model_bridge import TransformerBridge
+
+    from interp.zoo.text import load_tokenizer
+
+    bridge = TransformerBridge.boot_transformers(
+        "zoo-text", hf_model=net, tokenizer=load_tokenizer(), device="cpu"
+    )
+    return Bridge(bridge, spec, extra=extra)
+
+
+# assets
+
+
+def _load_asset(spec: str, rest: str, *, untrained: bool, seed: int, extra: tuple) -> Model:
+    from interp.assets import load_asset, wrap_asset
+
+    net = load_asset(rest, weights=not untrained)
+    return wrap_asset(rest, rebuild(net, seed) if untrained else net, spec, extra)
 
 
 @contextmanager
@@ -362,6 +394,7 @@ def _reset(network: nn.Module) -> nn.Module:
 
 SCHEMES: dict[str, Callable[..., Model]] = {
     "zoo": _load_zoo,
+    "asset": _load_asset,
     "diffusers": _load_diffusers,
     "transformers": _load_transformers,
     "lens": _load_lens,

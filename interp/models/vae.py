@@ -15,7 +15,7 @@ from interp.models.pixels import to_uint8, to_unit
 from interp.models.points import Site
 
 BLOCKS = ("resnets", "attentions", "downsamplers", "upsamplers")
-ENDS = ("conv_in", "conv_out")
+ENDS = ("conv_in", "conv_out", "fc")
 
 
 @final
@@ -24,10 +24,12 @@ class VAE(Model):
 
     "code" is what the decoder is given (for VQModel after quantization). Encoding takes the mean
     of the posterior, so it is a function of the image alone; generation decodes standard normal
-    codes divided by the scaling factor, one seed each.
+    codes divided by the scaling factor, one seed each: "code" is then a draw from the prior.
+    Autoencoders with a module `posterior` (of `mean` and `logvar`) show both as points.
 
     Args:
-        root: AutoencoderKL, VQModel or AutoencoderTiny.
+        root: AutoencoderKL, VQModel, AutoencoderTiny, or a module with their `encoder`, `decoder`,
+            `encode`, `decode` and `config`.
         name: its spec.
         shift, scale: a code is (z - shift) * scale where z is of unit variance; None reads them
             from the config.
@@ -64,6 +66,10 @@ class VAE(Model):
                     delta = (listed and "sampler" not in path) or flat
                     sites.append(Site(f"{half}.{path}", f"{half}.{path}", delta=delta, modes=modes))
         both = ("generate", "encode")
+        if getattr(self.root, "posterior", None) is not None:
+            entry = {"stream": "entry", "kind": "entry", "modes": ("encode",)}
+            names = ("posterior.mean", "posterior.logvar")
+            sites += [Site(name, name, **entry) for name in names]
         if getattr(self.root, "quant_conv", None) is not None:
             sites.append(Site("quant_conv", "quant_conv", modes=("encode",)))
         if getattr(self.root, "quantize", None) is not None:
@@ -85,7 +91,9 @@ class VAE(Model):
     def facts(self, module: str, arguments: dict[str, Any]) -> Facts:
         """Read the batch and the size from what the encoder or decoder is given."""
         x = next(value for value in arguments.values() if isinstance(value, Tensor))
-        return Facts(x.shape[0], None, (int(x.shape[-2]), int(x.shape[-1])))
+        # A code may be one vector.
+        frame = (int(x.shape[-2]), int(x.shape[-1])) if x.ndim == 4 else None
+        return Facts(x.shape[0], None, frame)
 
     @property
     def capabilities(self) -> frozenset[str]:
@@ -137,7 +145,9 @@ class VAE(Model):
         native = self.points["code"].grid
         height, width = self.image_size
         asked = (batch.height or height, batch.width or width)
-        size = (asked[0] * native[0] // height, asked[1] * native[1] // width)
+        if not native and asked != (height, width):
+            raise InputError(f"{self.name} makes images of {self.image_size} pixels only")
+        size = tuple(a * n // s for a, n, s in zip(asked, native, (height, width), strict=False))
         z = normal(batch.seeds, (self.points["code"].width, *size), like)
         return to_uint8(self._decode(z / self.scale + self.shift))
 

@@ -11,8 +11,9 @@ from torch import Tensor
 from interp.errors import InterpError
 from interp.zoo import quality as measures
 from interp.zoo.images import Images, load_images
-from interp.zoo.nets import find_weights, load_net, parse_name
+from interp.zoo.nets import find_weights, home, load_net, parse_name
 from interp.zoo.sampling import reconstruct, sample_ddpm, sample_gan, vit_outputs
+from interp.zoo.ssl_quality import reasons as encoder_reasons
 
 # The three rules of the verdict.
 LABEL_SHARE = 0.5
@@ -21,6 +22,9 @@ NEAREST_SHARE = 0.7
 # An encoder is undertrained where it is not twice as good as always naming the most frequent
 # category.
 MAJORITY_FACTOR = 2.0
+# A language model is undertrained where it saves fewer bits per token than this against a bigram
+# model, chosen before the first training: it must know clearly more than pairs of tokens.
+BIGRAM_MARGIN = 0.25
 # How `ddpm` and `dit` are sampled for their cards.
 DDPM_STEPS = 25
 DDPM_GUIDANCE = 2.0
@@ -48,8 +52,20 @@ class Quality:
         accuracy_train: the same on training images.
         accuracy_by_category: held-out accuracy of each category.
         majority: share of held-out images in the most frequent category.
-        label_accuracy: share of class-conditional samples that `vit` labels as asked.
+        label_accuracy: share of class-conditional samples that `vit` labels as asked (ldm: as the
+            category of the image whose caption was asked).
+        label_accuracy_shuffled: mean of the same over 200 shuffles of what was asked.
+        label_accuracy_shuffled_max: the largest of them.
         vit_accuracy: held-out accuracy of the `vit` that judged the samples.
+        frechet_reconstructed: vae-global: Frechet distance of reconstructed held-out images.
+        bits_per_token: text: mean -log2 p(token | those before it) on held-out texts.
+        bits_per_token_train: the same on training texts.
+        bits_unigram: the same of a unigram model of the training texts.
+        bits_bigram: of an interpolated Kneser-Ney bigram model.
+        knn: ssl: held-out accuracy of category by k-NN in the features of `ssl`, of an untrained
+            twin, of pixels and of `vit`; likewise `probe`, of a linear classifier.
+        probe: see `knn`.
+        effective_rank: of the same features of held-out images; at most their width.
     """
 
     n: int
@@ -69,6 +85,36 @@ class Quality:
     majority: float | None = None
     label_accuracy: float | None = None
     vit_accuracy: float | None = None
+    label_accuracy_shuffled: float | None = None
+    label_accuracy_shuffled_max: float | None = None
+    frechet_reconstructed: float | None = None
+    bits_per_token: float | None = None
+    bits_per_token_train: float | None = None
+    bits_unigram: float | None = None
+    bits_bigram: float | None = None
+    knn: dict[str, float] | None = None
+    probe: dict[str, float] | None = None
+    effective_rank: dict[str, float] | None = None
+
+
+class Judged(NamedTuple):
+    """What a network is judged against.
+
+    Attributes:
+        train: training images.
+        heldout: held-out images, an even spread of the number asked for.
+        judge: the zoo's `vit`, whose features the distances are of.
+        card: the network's card, as JSON values.
+        seed: its training seed.
+        folder: where it was loaded from, before the shipped ones.
+    """
+
+    train: Images
+    heldout: Images
+    judge: torch.nn.Module
+    card: dict[str, Any]
+    seed: int
+    folder: Path | str | None
 
 
 class Verdict(NamedTuple):
@@ -140,7 +186,8 @@ def verdict(quality: Quality) -> Verdict:
     Undertrained where `vit` labels class-conditional samples at less than half its own held-out
     accuracy, where the Frechet distance is above five times its floor, where samples are nearer to
     training images than 0.7 times what held-out images are (copies), or where an encoder is not
-    twice as accurate as the most frequent category.
+    twice as accurate as the most frequent category, or where a language model saves less than
+    a quarter bit per token against a bigram model.
     """
     q, reasons = quality, []
     if (
@@ -177,6 +224,16 @@ def verdict(quality: Quality) -> Verdict:
             f"held-out accuracy {q.accuracy:.1%} is below twice the most frequent category's "
             f"{q.majority:.1%}"
         )
+    if (
+        q.bits_per_token is not None
+        and q.bits_bigram is not None
+        and q.bits_per_token > q.bits_bigram - BIGRAM_MARGIN
+    ):
+        reasons.append(
+            f"{q.bits_per_token:.2f} bits per held-out token, a bigram model needs "
+            f"{q.bits_bigram:.2f} (limit {BIGRAM_MARGIN:g} less)"
+        )
+    reasons += encoder_reasons(q)
     return Verdict(bool(reasons), tuple(reasons))
 
 
@@ -194,7 +251,7 @@ def evaluate_zoo(spec: str, *, folder: Path | str | None = None, n: int | None =
         InterpError: the network, or the `vit` that judges it, is not there.
     """
     name, seed = parse_name(spec)
-    net, _ = load_net(name, seed=seed, folder=folder)
+    net, facts = load_net(name, seed=seed, folder=folder)
     train, heldout = load_images("glyphs", split="train"), load_images("glyphs", split="heldout")
     count = min(n or len(heldout), len(heldout))
     # An even spread over the held-out images, so that every category keeps its share.
@@ -203,6 +260,10 @@ def evaluate_zoo(spec: str, *, folder: Path | str | None = None, n: int | None =
     if name == "vit":
         return _encoder_quality(net, train, heldout)
     judge, _ = load_net("vit", folder=folder)
+    own = home(name)
+    if own is not None:
+        judged = Judged(train, heldout, judge, facts, seed, folder)
+        return Quality(n=count, **own.measure(net, judged))
     extra: dict[str, Any] = {}
     if name == "vae":
         samples = reconstruct(net, heldout.pixels)
@@ -214,14 +275,11 @@ def evaluate_zoo(spec: str, *, folder: Path | str | None = None, n: int | None =
         }
     else:
         samples = draw(name, net, heldout.labels.tolist())
-        extra = {
-            "nearest_train": float(measures.nearest(samples, train.pixels).median()),
-            "nearest_train_heldout": float(measures.nearest(heldout.pixels, train.pixels).median()),
-        }
+        extra = copies(train, heldout, samples)
     if name in ("ddpm", "dit"):
-        extra["label_accuracy"] = _accuracy(vit_outputs(judge, samples)[1], heldout.labels)
-        extra["vit_accuracy"] = _accuracy(vit_outputs(judge, heldout.pixels)[1], heldout.labels)
-    return Quality(n=count, **_distances(judge, train, heldout, samples), **extra)
+        extra["label_accuracy"] = accuracy(vit_outputs(judge, samples)[1], heldout.labels)
+        extra["vit_accuracy"] = accuracy(vit_outputs(judge, heldout.pixels)[1], heldout.labels)
+    return Quality(n=count, **distances(judge, train, heldout, samples), **extra)
 
 
 def draw(name: str, net: torch.nn.Module, labels: list[int]) -> Tensor:
@@ -234,9 +292,18 @@ def draw(name: str, net: torch.nn.Module, labels: list[int]) -> Tensor:
     raise InterpError(f"{name} does not generate; gan, ddpm and dit do")
 
 
-def _distances(
+def copies(train: Images, heldout: Images, samples: Tensor) -> dict[str, float]:
+    """Return how near samples and held-out images come to training images."""
+    return {
+        "nearest_train": float(measures.nearest(samples, train.pixels).median()),
+        "nearest_train_heldout": float(measures.nearest(heldout.pixels, train.pixels).median()),
+    }
+
+
+def distances(
     judge: torch.nn.Module, train: Images, heldout: Images, samples: Tensor
 ) -> dict[str, float]:
+    """Return Frechet distance, precision and recall of samples and of held-out images."""
     of_train, of_heldout, of_samples = (
         vit_outputs(judge, pixels)[0] for pixels in (train.pixels, heldout.pixels, samples)
     )
@@ -253,7 +320,8 @@ def _distances(
     }
 
 
-def _accuracy(logits: Tensor, labels: Tensor) -> float:
+def accuracy(logits: Tensor, labels: Tensor) -> float:
+    """Return the share of rows whose largest logit is the label's."""
     return float((logits.argmax(1) == labels).double().mean())
 
 
@@ -261,14 +329,14 @@ def _encoder_quality(net: torch.nn.Module, train: Images, heldout: Images) -> Qu
     logits = vit_outputs(net, heldout.pixels)[1]
     labels = heldout.labels
     each = {
-        category: _accuracy(logits[labels == i], labels[labels == i])
+        category: accuracy(logits[labels == i], labels[labels == i])
         for i, category in enumerate(heldout.categories)
         if bool((labels == i).any())
     }
     return Quality(
         n=len(heldout),
-        accuracy=_accuracy(logits, labels),
-        accuracy_train=_accuracy(vit_outputs(net, train.pixels)[1], train.labels),
+        accuracy=accuracy(logits, labels),
+        accuracy_train=accuracy(vit_outputs(net, train.pixels)[1], train.labels),
         accuracy_by_category=each,
         majority=float(torch.bincount(labels).max() / len(labels)),
     )

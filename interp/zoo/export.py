@@ -10,16 +10,14 @@ import torch
 from torch import Tensor
 
 from interp.zoo.dit import null_class
-from interp.zoo.nets import SCHEDULER, file_stem
+from interp.zoo.nets import SCHEDULER, file_stem, home
 from interp.zoo.training import Job
 
 # Encoding this many training images fixes the scaling of the VAE's code to about a thousandth.
 SCALING_IMAGES = 2048
 
 
-def export(
-    job: Job, name: str, out: Path, *, seed: int, device: str, data: dict[str, Any], images: Tensor
-) -> Path:
+def export(job: Job, name: str, out: Path, *, seed: int, device: str, data: Any) -> Path:
     """Write `<stem>.safetensors` and the card `<stem>.json`, its quality still open, into `out`.
 
     Args:
@@ -28,8 +26,7 @@ def export(
         out: folder of the two files.
         seed: training seed.
         device: where it was trained.
-        data: the card's account of the training images.
-        images: uint8 [n, 3, 32, 32], training images that fix the scaling of the VAE's code.
+        data: the training `Images`, which also fix the scaling of the VAE's code.
 
     Returns:
         the weights' path.
@@ -38,11 +35,13 @@ def export(
 
     out.mkdir(parents=True, exist_ok=True)
     path = out / f"{file_stem(name, seed)}.safetensors"
-    content = save({k: x.to("cpu", torch.float16) for k, x in job.ema.state_dict().items()})
+    weights = {k: x.to("cpu", torch.float16) for k, x in job.ema.state_dict().items()}
+    metadata = getattr(home(name), "metadata", None)
+    content = save(weights, None if metadata is None else metadata(data))
     _replace(path, content)
     card = {
         "name": f"zoo:{name}" if seed == 0 else f"zoo:{name}/{seed}",
-        "data": data,
+        "data": _account(data),
         "recipe": {key: x for key, x in job.extra["recipe"].items() if key != "minutes"},
         "training": {
             "steps": job.step_count,
@@ -54,7 +53,7 @@ def export(
             else f"cpu ({platform.machine()}), {torch.get_num_threads()} thread(s)",
             "torch": torch.__version__.split("+")[0],
         },
-        "net": describe_net(name, job.ema, images),
+        "net": describe_net(name, job.ema, data, out),
         "weights": {
             "file": path.name,
             "bytes": len(content),
@@ -71,6 +70,16 @@ def export(
     return path
 
 
+def _account(data: Any) -> dict[str, Any]:
+    return {
+        "name": data.name,
+        "split": "train",
+        "n": len(data),
+        "sha256": data.sha256,
+        "categories": list(data.categories),
+    }
+
+
 def _replace(path: Path, content: bytes) -> None:
     part = path.with_name(path.name + ".part")
     part.write_bytes(content)
@@ -78,9 +87,12 @@ def _replace(path: Path, content: bytes) -> None:
 
 
 @torch.no_grad()
-def describe_net(name: str, net: Any, images: Tensor) -> dict[str, Any]:
+def describe_net(name: str, net: Any, data: Any, folder: Path) -> dict[str, Any]:
     """Return the number of parameters and what a user of the network must know to drive it."""
     facts: dict[str, Any] = {"parameters": sum(p.numel() for p in net.parameters())}
+    describe = getattr(home(name), "describe", None)
+    if describe is not None:
+        facts |= describe(data, folder)
     if name in ("ddpm", "dit"):
         facts |= {
             "scheduler": SCHEDULER,
@@ -88,6 +100,7 @@ def describe_net(name: str, net: Any, images: Tensor) -> dict[str, Any]:
             "pixel_unshuffle": 2,
         }
     if name == "vae":
+        images = data.pixels.permute(0, 3, 1, 2)
         parts = [
             x.float().div(127.5).sub(1)
             for x in images[:: max(1, len(images) // SCALING_IMAGES)].split(128)
@@ -131,6 +144,9 @@ def sample_picture(name: str, net: Any, path: Path, heldout: Any) -> None:
     from interp.zoo.cards import draw
     from interp.zoo.sampling import reconstruct, vit_outputs
 
+    own = home(name)
+    if own is not None:
+        return own.picture(net, path, heldout)
     n_classes = len(heldout.categories)
     if name in ("gan", "ddpm", "dit"):
         rows = [row for row in range(n_classes) for _ in range(16)]

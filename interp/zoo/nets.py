@@ -13,7 +13,8 @@ from interp.errors import InputError, InterpError
 
 # Networks with a module of their own, which has `build(n_classes)`, the training `step(job, batch,
 # labels, progress)`, `measure(net, judged)` for the card and `picture(net, path, heldout)`; and,
-# where it needs them, `prepare(job, data, folder)`, `describe(net, data)` and `metadata(data)`.
+# where it needs them, `equip(job, seed)` (what a training has beside the network), `prepare(data,
+# folder)` (what it draws from), `describe(data, folder)` and `metadata(data)`.
 HOMES = {
     "text": "interp.zoo.text",
     "vae-global": "interp.zoo.vae_global",

@@ -75,9 +75,7 @@ def autoencoding_loss(
     return loss, {"mse": mse.detach(), "l1": l1.detach(), "kl": kl.detach()}
 
 
-def autoencoder_step(
-    job: Job, x: Tensor, labels: Tensor, progress: float
-) -> dict[str, Tensor]:
+def autoencoder_step(job: Job, x: Tensor, labels: Tensor, progress: float) -> dict[str, Tensor]:
     """Take one step of an autoencoder with a Gaussian posterior."""
     net = job.nets[job.ema_of]
     posterior = net.encode(x).latent_dist
@@ -242,6 +240,9 @@ def make_job(
     own = home(name)
     step = STEPS[name] if own is None else own.step
     job = _job(name, step, recipe, n_classes, seed, device)
+    equip = getattr(own, "equip", None)
+    if equip is not None:
+        equip(job, seed)
     if name == "gan":
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed + 1)
@@ -276,7 +277,8 @@ def train_zoo(
     Args:
         name: gan, vae, ddpm or vit.
         out: folder of `<name>.safetensors` and `<name>.json` (`<name>-1` for seed 1); checkpoints
-            and the log go to `out/<name>`.
+            and the log go to `out/<name>`. `ldm` takes the `vae` and `text` there, else the
+            shipped ones.
         steps: optimizer steps.
         minutes: minutes of training time, over all resumptions.
         seed: initial weights and all randomness.
@@ -301,17 +303,14 @@ def train_zoo(
         batch_size=batch_size,
     )
     box = Box(steps, minutes if steps or minutes else job.extra["recipe"]["minutes"])
-    pixels = data.pixels.permute(0, 3, 1, 2).contiguous().to(device)
-    labels = torch.as_tensor(data.labels, dtype=torch.int64, device=device)
+    inputs, labels = (x.to(device) for x in _inputs(name, data, Path(out)))
     folder = Path(out) / file_stem(name, seed)
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
     try:
         with _bar(name, progress) as on_step:
-            run(job, pixels, labels, box, folder, resume=resume, on_step=on_step)
-        return export(
-            job, name, Path(out), seed=seed, device=device, data=_account(data), images=pixels.cpu()
-        )
+            run(job, inputs, labels, box, folder, resume=resume, on_step=on_step)
+        return export(job, name, Path(out), seed=seed, device=device, data=data)
     finally:
         torch.set_num_threads(before)
 
@@ -340,20 +339,15 @@ def export_checkpoint(
     data = load_images("glyphs", split="train")
     job = make_job(name, n_classes=len(data.categories), seed=seed, batch_size=batch_size)
     read_checkpoint(job, Path(checkpoint))
-    pixels = data.pixels.permute(0, 3, 1, 2)
-    return export(
-        job, name, Path(out), seed=seed, device=device, data=_account(data), images=pixels
-    )
+    return export(job, name, Path(out), seed=seed, device=device, data=data)
 
 
-def _account(data: Any) -> dict[str, Any]:
-    return {
-        "name": data.name,
-        "split": "train",
-        "n": len(data),
-        "sha256": data.sha256,
-        "categories": list(data.categories),
-    }
+def _inputs(name: str, data: Any, out: Path) -> tuple[Tensor, Tensor]:
+    """Return what a training draws its batches from, one row per image, and what goes with each."""
+    prepare = getattr(home(name), "prepare", None)
+    if prepare is not None:
+        return prepare(data, out)
+    return data.pixels.permute(0, 3, 1, 2).contiguous(), data.labels.long()
 
 
 @contextmanager

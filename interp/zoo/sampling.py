@@ -23,7 +23,8 @@ def to_float(pixels: UInt8[Tensor, "b h w 3"]) -> Float[Tensor, "b 3 h w"]:
     return pixels.permute(0, 3, 1, 2).float().div(127.5).sub(1)
 
 
-def _normal(seeds: Sequence[int], *shape: int) -> Tensor:
+def draw_normal(seeds: Sequence[int], *shape: int) -> Tensor:
+    """Return standard normal numbers [n, *shape], row i from seeds[i] alone."""
     draws = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
     return torch.stack(draws)
 
@@ -75,7 +76,7 @@ def sample_ddpm(
     images = []
     for start in range(0, len(seeds), batch_size):
         part = seeds[start : start + batch_size]
-        x, y = _normal(part, 12, 16, 16), torch.tensor(labels[start : start + batch_size])
+        x, y = draw_normal(part, 12, 16, 16), torch.tensor(labels[start : start + batch_size])
         scheduler.set_timesteps(steps)
         for t in scheduler.timesteps:
             v = _guided(net, x, t.expand(len(x)), y, null, guidance)
