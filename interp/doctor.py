@@ -1,4 +1,4 @@
-"""What this machine offers and what is wrong: versions, devices, disk, browser, shipped files."""
+"""What this machine offers and what is wrong: versions, devices, memory, disk, shipped files."""
 
 import hashlib
 import importlib.util
@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 DISTRIBUTION = "interp"
 # GiB: a capture of one small model at every block; `estimate` tells the size of a real one.
 ENOUGH_DISK = 5.0
+# GiB: an SAE of 20,480 latents of width 1,280 with its gradients and Adam's moments takes 0.8, a
+# reader's reservoir at most as much, torch and a small model the rest.
+ENOUGH_MEMORY = 2.0
+# What `backend` is asked for: latents of tiny, small and usual SAEs with 32 active ones.
+SIZES = (128, 1_024, 20_480)
+ACTIVE = 32
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 
@@ -41,18 +47,19 @@ class Check:
 
 
 def doctor(path: str | Path = ".") -> list[Check]:
-    """Look at the interpreter, the libraries, the devices, the disk and the shipped files.
+    """Look at interpreter, libraries, devices, backend, memory, disk and the shipped files.
 
     Nothing is changed and nothing is fetched; takes a few seconds, most of it importing torch.
 
     Args:
-        path: the folder where runs and captures would go; its disk is measured.
+        path: the folder where runs and captures would go; its disk and its stores are measured.
 
     Returns:
         The findings in the order of the list above; a healthy installation has `ok` in all of them.
     """
-    checks = [*_installation(), _torch(), _devices(), _triton(), _hugging_face_kernels()]
-    return [*checks, _disk(Path(path)), _browser(), *_zoo()]
+    checks = [*_installation(), _torch(), _devices(), _triton(), _backend()]
+    checks += [_hugging_face_kernels(), _memory(), _disk(Path(path)), _stores(Path(path))]
+    return [*checks, _browser(), *_zoo()]
 
 
 def report(checks: Sequence[Check]) -> str:
@@ -164,6 +171,20 @@ def _triton() -> Check:
     return Check("triton kernels", True, f"usable, triton {metadata.version('triton')}")
 
 
+def _backend() -> Check:
+    """Which code `auto` takes for an SAE's products, on each device and at two sizes."""
+    import torch
+    from interp_kernels import resolve
+
+    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    parts = []
+    for device in devices:
+        options = {"device": torch.device(device), "k": ACTIVE, "dtype": torch.float32}
+        taken = [f"{resolve(None, n_latents=m, **options)} at {m:,}" for m in SIZES]
+        parts.append(f"{device}: {', '.join(taken)}")
+    return Check("backend", True, f"{'; '.join(parts)} latents with {ACTIVE} active, float32")
+
+
 def _hugging_face_kernels() -> Check:
     """diffusers and transformers import `kernels`; another package of that name breaks them."""
     name = "import kernels"
@@ -175,6 +196,45 @@ def _hugging_face_kernels() -> Check:
     has_loader = "get_kernel" in origin.read_text()
     fix = f"remove {origin.parent} from the path: it hides Hugging Face's kernels"
     return Check(name, has_loader, str(origin.parent), "" if has_loader else fix)
+
+
+def _memory() -> Check:
+    import torch
+
+    free = _free_memory()
+    if free is None:
+        return Check("memory", True, "unknown on this platform")
+    detail = f"{free:.1f} GiB free"
+    for index in range(torch.cuda.device_count()):
+        left, total = (x / 2**30 for x in torch.cuda.mem_get_info(index))
+        detail += f", cuda:{index} {left:.1f} of {total:.1f} GiB free"
+    ok = free >= ENOUGH_MEMORY
+    fix = f"{ENOUGH_MEMORY:.0f} GiB are wanted: end other programs, or train with a smaller batch"
+    return Check("memory", ok, detail, "" if ok else fix)
+
+
+def _free_memory() -> float | None:
+    """Return what new allocations may take, in GiB; None where the system does not say."""
+    listed = Path("/proc/meminfo")
+    if not listed.is_file():
+        return None
+    found = next(s for s in listed.read_text().splitlines() if s.startswith("MemAvailable:"))
+    free = int(found.split()[1]) * 2**10
+    # A container's own limit may be lower than what the machine has.
+    limit, used = (Path(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current"))
+    if limit.is_file() and (text := limit.read_text().strip()).isdecimal():
+        free = min(free, int(text) - int(used.read_text()))
+    return free / 2**30
+
+
+def _stores(path: Path) -> Check:
+    from interp.store import find_stores
+
+    stores = find_stores(path) if path.is_dir() else []
+    if not stores:
+        return Check("stores", True, f"none in {path.resolve()}")
+    used = sum(file.stat().st_size for one in stores for file in one.rglob("*") if file.is_file())
+    return Check("stores", True, f"{len(stores)} with {used / 2**30:.2f} GiB in {path.resolve()}")
 
 
 def _disk(path: Path) -> Check:

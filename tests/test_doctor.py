@@ -18,7 +18,8 @@ def test_it_looks_at_every_part_without_raising(tmp_path: Path) -> None:
     names = [check.name for check in doctor.doctor(tmp_path)]
     assert len(names) == len(set(names))
     parts = {"interp", "python", "torch", "torch works", "devices", "triton kernels", "disk"}
-    assert parts | {"import kernels", "browser for tests"} <= set(names)
+    parts |= {"import kernels", "browser for tests", "backend", "memory", "stores"}
+    assert parts <= set(names)
 
 
 def test_a_library_below_its_floor_is_found_with_the_command_that_helps(
@@ -60,6 +61,25 @@ def test_too_small_a_disk_is_found_for_a_folder_that_does_not_exist_yet(
     assert doctor._disk(tmp_path / "a" / "b").name == "disk"
     monkeypatch.setattr(doctor, "ENOUGH_DISK", 1e9)
     assert not doctor._disk(tmp_path / "a" / "b").ok
+
+
+def test_too_little_memory_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert doctor._memory().ok
+    monkeypatch.setattr(doctor, "ENOUGH_MEMORY", 1e9)
+    assert "smaller batch" in doctor._memory().fix
+
+
+def test_the_backend_of_a_small_and_of_a_usual_dictionary_is_named() -> None:
+    assert doctor._backend().detail.startswith("cpu: dense at 128, eager at 1,024, eager at")
+
+
+def test_stores_of_a_folder_are_counted_with_their_size(tmp_path: Path) -> None:
+    assert doctor._stores(tmp_path / "absent").detail.startswith("none in ")
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "manifest.json").write_bytes(bytes(2**20))
+    (tmp_path / "c").mkdir()
+    assert doctor._stores(tmp_path).detail.startswith("2 with 0.00 GiB in ")
 
 
 def test_weights_that_are_not_those_of_the_card_are_found(tmp_path: Path) -> None:
