@@ -13,7 +13,7 @@ DIT: dict[str, Any] = {
     "out_channels": 12,
     "patch_size": 2,
     "num_attention_heads": 4,
-    "attention_head_dim": 32,
+    "attention_head_dim": 24,
     "num_layers": 6,
 }
 

@@ -22,7 +22,7 @@ LABELS = torch.tensor([0, 1, 2, 0])
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> Callable[..., training.Job]:
     """A training of two thin blocks."""
-    tiny = {"num_layers": 2, "num_attention_heads": 1, "attention_head_dim": 16}
+    tiny = {"num_layers": 2, "num_attention_heads": 1, "attention_head_dim": 64}
     monkeypatch.setattr(dit, "DIT", dit.DIT | tiny)
     return lambda **options: make_job("dit", n_classes=N_CLASSES, batch_size=4, **options)
 
@@ -113,7 +113,7 @@ def test_every_block_is_a_point_on_the_grid_of_patches(model):
     for i in range(6):
         for suffix in ("", ":delta", ".attn1", ".ff"):
             point = points[f"transformer_blocks.{i}{suffix}"]
-            assert (point.width, point.grid, point.stream) == (128, (8, 8), "image")
+            assert (point.width, point.grid, point.stream) == (96, (8, 8), "image")
     assert points["pos_embed"].grid == (8, 8)
     assert points["transformer_blocks.5"].kind == "resid"
     assert points["transformer_blocks.5:delta"].kind == "delta"
@@ -132,7 +132,7 @@ def test_a_generation_reports_halves_timesteps_and_noise_levels(model):
     assert levels == sorted(levels)
     assert levels[0] < -5
     first = reader.calls[0]
-    assert first.value.shape == (4, 64, 128)
+    assert first.value.shape == (4, 64, 96)
     # The halves differ by the class alone, and they do differ.
     assert not torch.equal(first.value[:2], first.value[2:])
 
