@@ -12,13 +12,14 @@ from typing import Annotated, Any
 
 import tyro
 from tyro.conf import subcommand
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 import interp
 from interp import Encoding, Generation, InterpError, Rows, TrainConfig
 from interp.cli.capturing import CaptureEncode, CaptureGenerate, Points, Target, Which
 from interp.cli.health import Doctor
 from interp.cli.pages import Compare, DashboardBuild, DashboardServe, Demo
-from interp.cli.saes import Describe, Evaluate, Train
+from interp.cli.saes import Describe, Evaluate, Train, read_options, write_options
 from interp.cli.stores import StoreInfo, StoreList, StoreMerge, StoreRemove, StoreVerify
 from interp.cli.zoo import ZooCard, ZooEvaluate, ZooList, ZooTrain
 
@@ -99,7 +100,22 @@ def _parse(arguments: list[str]) -> Any:
     kinds: Any = reduce(or_, (_subcommand(name, entry) for name, entry in tree.items()))
     arguments, default = _take_config(arguments)
     more = {} if default is None else {"default": default}
+    more["registry"] = registry = ConstructorRegistry()
+    registry.primitive_rule(_options_rule)
     return tyro.cli(kinds, prog=program, description=about, args=arguments, **more)
+
+
+def _options_rule(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
+    """`--options l1=0.01 dead=resample ...` where a command takes a dict."""
+    if info.type_origin is not dict:
+        return None
+    return PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="NAME=VALUE ...",
+        instance_from_str=read_options,
+        is_instance=lambda value: isinstance(value, dict),
+        str_from_instance=write_options,
+    )
 
 
 def _subcommand(name: str, entry: Any) -> Any:

@@ -16,6 +16,26 @@ from interp.sae.distributed import share, this_rank
 Flat = arg(name="")
 
 
+def read_options(words: list[str]) -> dict[str, Any]:
+    """Options of the command line, NAME=VALUE each: numbers, true and false, lists, else words."""
+    options = {}
+    for word in words:
+        name, equals, text = word.partition("=")
+        if not name or not equals:
+            raise InterpError(f"option {word!r} must be NAME=VALUE, such as l1=0.01")
+        try:
+            options[name] = json.loads(text)
+        except ValueError:
+            options[name] = text
+    return options
+
+
+def write_options(options: dict[str, Any]) -> list[str]:
+    """The words from which `read_options` reads the options."""
+    values = {k: v if isinstance(v, str) else json.dumps(v) for k, v in options.items()}
+    return [f"{name}={text}" for name, text in values.items()]
+
+
 @dataclass(frozen=True)
 class Train:
     """Train a sparse autoencoder on a point of a store; a rerun continues a killed one.

@@ -10,6 +10,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from interp.errors import SAEError
+from interp.sae.losses import exact
+from interp.sae.options import NoOptions
 
 if TYPE_CHECKING:
     from interp.sae.config import TrainConfig
@@ -24,6 +26,8 @@ class Code(NamedTuple):
     """[n, k] int32 or int64 latents of the values; a slot with value 0 is empty."""
     n_latents: int
     """m."""
+    frame: Tensor | None = None
+    """[n, 2] shift and scale of each row, of an SAE that normalizes rows by themselves."""
 
     def dense(self) -> Float[Tensor, "n m"]:
         """The same code as a dense [n, m] matrix."""
@@ -41,13 +45,28 @@ class Code(NamedTuple):
         return fired
 
 
+class Context(NamedTuple):
+    """What a step knows besides its rows."""
+
+    dead: Tensor
+    """[m] bool, latents that AuxK has to revive."""
+    progress: float = 0.0
+    """Share of the run that is done, in [0, 1)."""
+    groups: Tensor | None = None
+    """[n] int64, the budget group of each row (its image, its timestep); None: all rows are one."""
+    target: Tensor | None = None
+    """[n, d_out] raw rows to reconstruct; None: the rows themselves."""
+
+
 class Losses(NamedTuple):
-    """Terms of one step's loss; `train` adds them as reconstruction + aux_coefficient * aux."""
+    """Terms of one step's loss: reconstruction + penalty + aux_coefficient * aux."""
 
     reconstruction: Tensor
     """Mean squared error over the data's variance: the FVU of the batch."""
+    penalty: Tensor
+    """What else the variant minimizes (sparsity), weighted; 0 where it has none."""
     aux: Tensor
-    """The same unit, dead latents on the residual; 0 where none is dead."""
+    """The unit of reconstruction, dead latents on the residual; 0 where none is dead."""
     code: Code
     """The code of the batch, for the dead-latent counters."""
 
@@ -61,7 +80,16 @@ class SAE(nn.Module, abc.ABC):
     and mean squared length 1, and saved with the weights. `encode` and `decode` are pure.
 
     Attributes:
+        Options: frozen dataclass of the variant's own options.
+        has_aux: whether `loss_terms` revives dead latents by AuxK.
+        unit_dictionary: whether the dictionary's rows have norm 1.
+        held: names of the parameters that `penalty` takes as constants somewhere.
+        straight_through: whether gradients are estimates that no finite difference confirms.
+        encoders: names of the [m, d] parameters that look at the input; they start tied to `W_dec`,
+            and resampling sets their rows. Empty: neither applies.
+        lacks: names of the common options that make no sense for the variant.
         d_in: d, width of the activations.
+        d_out: width of what is reconstructed: d, but for transcoders.
         n_latents: m.
         provenance: what it was trained on: `point`, `model`, `store`, `recipe`, `split` (JSON
             values).
@@ -70,14 +98,24 @@ class SAE(nn.Module, abc.ABC):
     """
 
     variant: ClassVar[str]
+    Options: ClassVar[type] = NoOptions
+    has_aux: ClassVar[bool] = True
+    unit_dictionary: ClassVar[bool] = True
+    held: ClassVar[tuple[str, ...]] = ()
+    straight_through: ClassVar[bool] = False
+    encoders: ClassVar[tuple[str, ...]] = ("W_enc",)
+    lacks: ClassVar[tuple[str, ...]] = ()
     mean: Tensor
     scale: Tensor
+    framed: bool = False
+    """Whether rows are normalized each by itself; codes then carry a `frame`."""
 
     def __init__(self, d_in: int, n_latents: int) -> None:
         super().__init__()
         if d_in < 1 or n_latents < 1:
             raise SAEError(f"d_in and n_latents must be positive, got {d_in} and {n_latents}")
         self.d_in = d_in
+        self.d_out = d_in
         self.n_latents = n_latents
         self.register_buffer("mean", torch.zeros(d_in))
         self.register_buffer("scale", torch.ones(()))
@@ -102,8 +140,8 @@ class SAE(nn.Module, abc.ABC):
         """Reconstruction of the empty code, in normalized units."""
 
     @abc.abstractmethod
-    def loss_terms(self, x: Float[Tensor, "n d"], dead: Bool[Tensor, " m"]) -> Losses:
-        """Losses of raw rows [n, d], given the latents [m] that count as dead."""
+    def loss_terms(self, x: Float[Tensor, "n d"], context: Context) -> Losses:
+        """Losses of raw rows [n, d]; each is a mean over the rows."""
 
     @abc.abstractmethod
     def before_step(self) -> None:
@@ -123,11 +161,25 @@ class SAE(nn.Module, abc.ABC):
             raise SAEError(f"code has {code.n_latents} latents, the SAE {self.n_latents}")
         if code.indices is None:
             return code.values @ self.dictionary() + self.offset()
-        return sparse_decode(code.values, code.indices, self.dictionary()) + self.offset()
+        with exact(code.values):
+            decoded = sparse_decode(code.values, code.indices, self.dictionary())
+        return decoded + self.offset()
 
     def decode(self, code: Code) -> Float[Tensor, "n d"]:
-        """Reconstruction x_hat of a code, in raw units."""
-        return self.decode_normalized(code) * self.scale + self.mean
+        """Reconstruction x_hat of a code, in raw units.
+
+        Raises:
+            SAEError: the SAE normalizes rows by themselves and the code has no `frame`.
+        """
+        z = self.decode_normalized(code)
+        if self.framed:
+            if code.frame is None:
+                raise SAEError(
+                    "this SAE normalizes each row by itself: decode a code of its own encode, "
+                    "changed by code._replace(values=...)"
+                )
+            z = z * code.frame[:, 1:] + code.frame[:, :1]
+        return z * self.scale + self.mean
 
     def forward(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
         """Reconstruct raw rows: decode(encode(x))."""
@@ -189,6 +241,21 @@ class SAE(nn.Module, abc.ABC):
         from interp.sae.files import load_sae
 
         return load_sae(Path(directory))
+
+    @staticmethod
+    def from_pretrained(name: str | Path, **options: Any) -> "SAE":
+        """Read an SAE of this or another library from a folder or the Hugging Face hub.
+
+        Args:
+            name: folder, file, or owner/name.
+            options: as `interp.sae.load_sae`.
+
+        Raises:
+            SAEError: nothing there, of no known layout, damaged, or without an exact equivalent.
+        """
+        from interp.sae.formats import load_sae
+
+        return load_sae(name, **options)
 
     @property
     def digest(self) -> str:

@@ -23,6 +23,10 @@ class Batch(NamedTuple):
     """[b, d] float32."""
     row_ids: np.ndarray | None
     """[b] row ids in the store, or None."""
+    groups: Tensor | None = None
+    """[b] int64, the budget group of each row, or None."""
+    target: Tensor | None = None
+    """[b, d_out] float32 rows to reconstruct; None: x."""
 
 
 class Moments(NamedTuple):

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ RANGES: dict[str, tuple[float, float]] = {
     "batch_size": (1, 2**24),
     "steps": (1, 2**40),
     "lr": (0, 1e3),
-    "aux_k": (0, 2**31 - 1),
     "aux_coefficient": (0, 1e6),
     "dead_window": (0, 2**40),
     "seed": (0, 2**63 - 1),
@@ -35,6 +34,24 @@ def _check_type(name: str, value: Any, kind: Any) -> None:
         raise SAEError(f"{name} = {value} must be a finite number")
     if kind is str and not isinstance(value, str):
         raise SAEError(f"{name} = {value!r} must be a word (a str)")
+
+
+def _plain(options: Any) -> dict[str, Any]:
+    """A copy of the options as they come back from a config file: JSON values, lists for tuples."""
+    if not isinstance(options, dict) or any(not isinstance(name, str) for name in options):
+        raise SAEError(f"options = {options!r} must be a dict of names and values")
+    try:
+        return json.loads(json.dumps(options, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise SAEError(f"options = {options!r} must hold JSON values: {error}") from error
+
+
+def upgrade(values: dict[str, Any]) -> dict[str, Any]:
+    """Settings of an earlier version in today's fields: `aux_k` was a field of its own."""
+    if "aux_k" not in values or "options" in values:
+        return values
+    rest = {name: value for name, value in values.items() if name != "aux_k"}
+    return {**rest, "options": {"aux_k": values["aux_k"]} if values["aux_k"] else {}}
 
 
 @dataclass(frozen=True)
@@ -57,8 +74,6 @@ class TrainConfig:
     """Share of the steps over which the rate rises from 0: without it 0.2 % more latents die."""
     decay: float = 0.2
     """Share of the steps over which the rate falls to 0: 4 % less FVU than a constant rate."""
-    aux_k: int = 0
-    """Dead latents per row in AuxK; 0 means d_in / 2 (Gao et al. 2024, appendix A.2)."""
     aux_coefficient: float = 1 / 32
     """Weight of AuxK (Gao et al. 2024, appendix A.2)."""
     dead_window: int = 0
@@ -71,10 +86,14 @@ class TrainConfig:
     """Steps between checkpoints; 0 writes none."""
     log_every: int = 50
     """Steps between log lines."""
+    options: dict[str, Any] = field(default_factory=dict, hash=False)
+    """Further options by name, JSON values: the common ones (`interp.sae.options.Common`) and the
+    variant's own (its `Options`)."""
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            _check_type(field.name, getattr(self, field.name), field.type)
+        for entry in dataclasses.fields(self):
+            _check_type(entry.name, getattr(self, entry.name), entry.type)
+        object.__setattr__(self, "options", _plain(self.options))
         for name, (low, high) in RANGES.items():
             value = getattr(self, name)
             if value < low:
@@ -112,12 +131,13 @@ class TrainConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "TrainConfig":
-        """Build from `as_dict`'s values.
+        """Build from `as_dict`'s values, of this version or an earlier one.
 
         Raises:
             SAEError: unknown keys, or values out of range.
         """
-        unknown = sorted(set(values) - {field.name for field in dataclasses.fields(cls)})
+        values = upgrade(values)
+        unknown = sorted(set(values) - {entry.name for entry in dataclasses.fields(cls)})
         if unknown:
             raise SAEError(f"TrainConfig has no field {unknown}")
         return cls(**values)

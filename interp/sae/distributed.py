@@ -27,6 +27,7 @@ from interp.sae.batches import Batches, check_batch
 from interp.sae.checkpoint import CHECKPOINT, load_checkpoint, remove_checkpoints, restore_optimizer
 from interp.sae.config import TrainConfig
 from interp.sae.log import Log, read_log
+from interp.sae.options import check_plain, options_of
 from interp.sae.sharded import DeadLatents, ShardedTopK
 from interp.sae.sharded_checkpoint import load_shards, newest_shards, part_of, save_shards
 from interp.sae.sharded_mesh import Mesh, span_of, this_rank, world_size
@@ -127,13 +128,13 @@ def train_on(
             f"variant {config.variant!r} cannot be split over {mesh.world} ranks, 'topk' can: use "
             "layout='each' with one run per rank"
         )
+    check_plain(options_of(config)[0])
     span_of(config.n_latents, mesh.layout.latents, mesh.latent_rank)
     reads = mesh.latent_rank == 0
     opened = _together(mesh, lambda: _open_source(source, config, point, rows) if reads else None)
     batches, provenance, units = opened or (None, {}, None)
-    place = mesh.device.type
-    found = _together(mesh, lambda: _choose_backend(out, backend, config, place, resume))
-    backend = mesh.everyone(found)[0]
+    choice = out, backend, config, mesh.device.type, resume
+    backend = mesh.everyone(_together(mesh, lambda: _choose_backend(*choice)))[0]
     if not _directory_is_finished(mesh, opened, config, out, resume, backend):
         state = _start(mesh, batches, config)
         if resume:
@@ -353,9 +354,8 @@ def _collect(state: _State) -> None:
     sums = state.sums.clone()
     # The losses are the same along a row of latents.
     sums[:2] *= mesh.latent_rank == 0
-    fvu, aux, l0 = mesh.sum_(mesh.sum_(sums, "latents"), "data").tolist()
-    terms = {"steps": float(state.steps), "fvu": fvu, "aux": aux, "l0": l0}
-    for name, value in terms.items():
+    values = (float(state.steps), *mesh.sum_(mesh.sum_(sums, "latents"), "data").tolist())
+    for name, value in zip(("steps", "fvu", "aux", "l0"), values, strict=True):
         state.collected[name] = state.collected.get(name, 0.0) + value
     state.sums.zero_()
     state.steps = 0
@@ -373,7 +373,8 @@ def _summary(state: _State, config: TrainConfig) -> dict[str, Any]:
     """The log line of the steps since the last one; empties the sums."""
     sae = state.sae
     count = state.collected["steps"]
-    means = {name: round(state.collected[name] / count, 6) for name in ("fvu", "aux", "l0")}
+    terms = ("fvu", "aux", "l0", "penalty")
+    means = {name: round(state.collected.get(name, 0.0) / count, 6) for name in terms}
     state.collected = {}
     dead = sae.mesh.sum_((state.silent >= config.window).sum(), "latents")
     return {

@@ -136,11 +136,10 @@ def _short(value: object) -> str:
 
 def _check_spec(variant: str, spec: dict[str, Any], where: Path) -> None:
     """Values of the types that the constructor names: no bool or 2.5 as a whole number."""
-    from interp.sae import VARIANTS
-
-    if any(type(value) not in (int, float, str, bool) for value in spec.values()):
+    flat = [x for value in spec.values() for x in (value if type(value) is list else [value])]
+    if any(type(value) not in (int, float, str, bool) for value in flat):
         raise SAEError(f"{where}: spec {_short(spec)} holds more than numbers and words")
-    parameters = inspect.signature(VARIANTS[variant]).parameters
+    parameters = inspect.signature(_classes()[variant]).parameters
     for name, value in spec.items():
         kind = parameters[name].annotation if name in parameters else type(value)
         if isinstance(kind, type) and type(value) is not kind:
@@ -152,18 +151,24 @@ def _check_spec(variant: str, spec: dict[str, Any], where: Path) -> None:
             raise SAEError(f"{where}: spec {name} = {_short(value)} is beyond 64 bits")
 
 
-def _build_empty(config: dict[str, Any], directory: Path) -> "SAE":
+def _classes() -> dict[str, type["SAE"]]:
+    """The variants that are trained here, and the one that is only read."""
     from interp.sae import VARIANTS
+    from interp.sae.formats.imported import Imported
 
-    variant = config.get("variant")
-    if not isinstance(variant, str) or variant not in VARIANTS:
-        raise SAEError(f"{directory} holds the variant {variant!r}; known are {sorted(VARIANTS)}")
+    return {**VARIANTS, Imported.variant: Imported}
+
+
+def _build_empty(config: dict[str, Any], directory: Path) -> "SAE":
+    variant, classes = config.get("variant"), _classes()
+    if not isinstance(variant, str) or variant not in classes:
+        raise SAEError(f"{directory} holds the variant {variant!r}; known are {sorted(classes)}")
     spec = config["spec"]
     _check_spec(variant, spec, directory / CONFIG)
     try:
         # No memory is taken until the weights are known to have these shapes.
         with torch.device("meta"):
-            return VARIANTS[variant](**spec)
+            return classes[variant](**spec)
     except (TypeError, RuntimeError, OverflowError) as error:
         raise SAEError(
             f"{directory / CONFIG}: spec {spec} does not build {variant}: {error}"

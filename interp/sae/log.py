@@ -9,7 +9,7 @@ from interp.errors import SAEError
 
 LOG = "log.jsonl"
 # What must be finite in a line.
-LOSSES = ("fvu", "aux")
+LOSSES = ("fvu", "aux", "penalty")
 
 
 class Log:

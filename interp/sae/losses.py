@@ -1,5 +1,7 @@
 """Pure functions that the variants share: initial weights, unit rows, losses."""
 
+import contextlib
+
 import torch
 import torch.nn.functional as F
 from interp_kernels import auxk
@@ -9,6 +11,23 @@ from torch import Tensor
 # AuxK has far fewer latents per active one than the code (c / aux_k, not m / k): what is best for
 # the run is not best for it, so that it chooses by its own numbers.
 AUX_BACKEND = "auto"
+
+
+def exact(x: Tensor) -> contextlib.AbstractContextManager[object]:
+    """No autocast inside, where there is one for the device of x: for the kernels' own products."""
+    device = x.device.type
+    if device in ("cpu", "cuda") and torch.is_autocast_enabled(device):
+        return torch.autocast(device, enabled=False)
+    return contextlib.nullcontext()
+
+
+def lowered(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Tensors in the dtype in which autocast takes products, for kernels that it does not know."""
+    device = tensors[0].device.type
+    if device not in ("cpu", "cuda") or not torch.is_autocast_enabled(device):
+        return tensors
+    dtype = torch.get_autocast_dtype(device)
+    return tuple(tensor.to(dtype) for tensor in tensors)
 
 
 def unit_rows(n_latents: int, d_in: int, seed: int) -> Float[Tensor, "m d"]:
@@ -103,8 +122,9 @@ def auxk_loss(
     Source: Gao et al. 2024 (arXiv 2406.04093), section 2.4 and appendix A.2.
     """
     capacity = dead_capacity(dead, aux_k)
-    found = auxk(
-        normalized, residual.detach(), encoder, bias, decoder, dead, aux_k, capacity=capacity,
-        backend=AUX_BACKEND,
-    )  # fmt: skip
+    with exact(normalized):
+        found = auxk(
+            normalized, residual.detach(), encoder, bias, decoder, dead, aux_k, capacity=capacity,
+            backend=AUX_BACKEND,
+        )  # fmt: skip
     return found.loss

@@ -1,6 +1,7 @@
 """Several small autoencoders over one pass of the data, those of one shape as one stack."""
 
 import dataclasses
+import json
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -12,17 +13,21 @@ from interp_kernels import using_backend
 from torch import Tensor
 
 from interp.errors import SAEError
-from interp.sae.batches import Batches, check_batch
+from interp.sae.batches import Batch, Batches, check_batch
 from interp.sae.checkpoint import load_checkpoint, remove_checkpoints, save_checkpoint
 from interp.sae.config import TrainConfig
+from interp.sae.initial import start_from
 from interp.sae.log import Log, read_log
-from interp.sae.step import Stack, autograd_step, can_fuse, fused_step, open_stack
+from interp.sae.options import options_of
+from interp.sae.step import Stack, can_fuse, fused_step, open_stack
 from interp.sae.train import (
     Run,
     _choose_backend,
+    _moved,
     _open_directory,
     _open_source,
     _restore,
+    _slow_step,
     _snapshot,
     _start,
     _State,
@@ -139,7 +144,8 @@ def train_many(
 def _check_jobs(jobs: Mapping[str, Job]) -> None:
     if not jobs:
         raise SAEError("no jobs: pass a dict of run names and jobs")
-    for name in jobs:
+    for name, job in jobs.items():
+        options_of(job.config)
         if not name or Path(name).name != name:
             raise SAEError(f"run name {name!r} is not the name of a folder")
     for setting in ("steps", "checkpoint_every"):
@@ -197,12 +203,13 @@ def _groups(trainings: list[_Training]) -> list[_Group]:
     found: dict[Any, _Group] = {}
     for training in trainings:
         state, config = training.state, training.job.config
-        shape = (state.sae.d_in, dataclasses.replace(config, **_OWN), state.backend)
-        key = shape if can_fuse(state.sae) else training.name
+        alike = json.dumps(dataclasses.replace(config, **_OWN).as_dict(), sort_keys=True)
+        shape = (state.sae.d_in, alike, state.backend)
+        key = shape if can_fuse(state.sae, state.common) else training.name
         found.setdefault(key, _Group([], None, state.backend)).members.append(training)
     for group in found.values():
         states = [training.state for training in group.members]
-        if not can_fuse(states[0].sae):
+        if not can_fuse(states[0].sae, states[0].common):
             continue
         columns = zip(*((s.sae, s.optimizer, s.silent) for s in states), strict=True)
         group.stack = open_stack(*columns)  # type: ignore[arg-type]
@@ -232,27 +239,35 @@ def _run(trainings: list[_Training], out: Path, progress: bool) -> None:
 
 def _step(trainings: list[_Training], groups: list[_Group]) -> None:
     """Draw one batch per stream and take one step of every job."""
-    rows: dict[int, Tensor] = {}
+    rows: dict[int, Batch] = {}
     for training in trainings:
         state, stream = training.state, id(training.reading.batches)
         if stream not in rows:
             batch = training.reading.batches.take(state.step)
             check_batch(batch, state.sae.d_in, state.step)
-            rows[stream] = batch.x.to(state.silent.device, non_blocking=True)
+            rows[stream] = _moved(batch, state.silent.device)
     for group in groups:
         states = [training.state for training in group.members]
         given = [rows[id(training.reading.batches)] for training in group.members]
-        config, step = group.members[0].job.config, states[0].step
+        config = group.members[0].job.config
         with using_backend(group.backend):  # type: ignore[arg-type]
-            if group.stack is not None:
-                terms = fused_step(group.stack, given, config, step)
+            if group.stack is None:
+                terms = _slow_step(states[0], given[0], config)
             else:
-                (s,), (x,) = states, given
-                terms = autograd_step(s.sae, s.optimizer, s.silent, x, config, step)
+                terms = _stacked_step(group.stack, states, given, config)
         for state, line in zip(states, terms, strict=True):
             state.sums += line
             state.steps += 1
             state.step += 1
+
+
+def _stacked_step(
+    stack: Stack, states: list[_State], given: list[Batch], config: TrainConfig
+) -> Tensor:
+    if states[0].step == 0:
+        for state, batch in zip(states, given, strict=True):
+            start_from(state.sae, batch.x, state.common)
+    return fused_step(stack, [batch.x for batch in given], config, states[0].step)
 
 
 def _write_line(training: _Training) -> None:

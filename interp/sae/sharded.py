@@ -101,7 +101,7 @@ class ShardedTopK(nn.Module):
             dictionary = self.W_dec.index_select(0, chosen.latents)
             bias = self.b_enc.index_select(0, chosen.latents) - weight @ self.b_dec.detach()
             aux = self.aux(z, error.detach(), chosen, weight, dictionary, bias) / rows
-        return Losses(error.square().sum() / rows, aux, code)
+        return Losses(error.square().sum() / rows, z.new_zeros(()), aux, code)
 
     def normalize(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
         """Rows in normalized units."""

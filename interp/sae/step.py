@@ -1,4 +1,4 @@
-"""One training step: fused for TopK, by autograd for every other variant.
+"""One training step: fused for TopK in plain settings, by autograd for everything else.
 
 The fused step takes the gradients of TopK's loss from their formulas, per latent, and hands them to
 Adam at once (`interp_kernels.fused_bwd_adam`): one encoder product, one selection, and work on the
@@ -12,7 +12,8 @@ product of 2048 x 512 x 4096 takes 0.90 s in bf16 and 0.10 s in fp32, so that a 
 with fp32 re-scoring has nothing to gain and is not offered.
 """
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,9 +33,12 @@ from interp_kernels import (
 )
 from torch import Tensor, nn
 
-from interp.sae.base import SAE
+from interp.errors import SAEError
+from interp.sae.base import SAE, Context
+from interp.sae.batches import Batch
 from interp.sae.config import TrainConfig
 from interp.sae.losses import AUX_BACKEND, dead_capacity, mean_square
+from interp.sae.options import Common, split_options
 from interp.sae.topk import TopK
 
 # beta2 of 0.999 forgets too slowly for 1500 steps: FVU .137 and 94 % of planted atoms against .112
@@ -69,9 +73,16 @@ class Stack:
     """[S m, d] decoder and encoder in the dtype of the products; None: the weights themselves."""
 
 
-def can_fuse(sae: SAE) -> bool:
-    """Whether the fused step knows this autoencoder: a TopK in single or double precision."""
-    return type(sae) is TopK and sae.W_enc.dtype in (torch.float32, torch.float64)
+def can_fuse(sae: SAE, common: Common | None = None) -> bool:
+    """Whether the fused step knows this autoencoder and these options.
+
+    A TopK in single or double precision; dead latents by AuxK, whole batches, no autocast, no clip.
+    """
+    plain = common is None or (
+        common.dead in ("auto", "auxk")
+        and (common.accumulate, common.precision, common.clip) == (1, "float32", 0)
+    )
+    return plain and type(sae) is TopK and sae.W_enc.dtype in (torch.float32, torch.float64)
 
 
 def open_stack(
@@ -163,7 +174,7 @@ def fused_step(
             for a step inside a captured graph, whose rate is filled in before each replay.
 
     Returns:
-        [S, 3] float64 on the device: reconstruction, aux, active latents per row.
+        [S, 4] float64 on the device: reconstruction, aux, active latents per row, penalty (0).
     """
     if step is not None:
         stack.lr.fill_(config.lr_at(step))
@@ -188,7 +199,8 @@ def fused_step(
     )
     dead_update_(stack.silent, values, indices)
     active = (values > 0).view(members, -1).sum(dim=1) / n
-    return torch.stack([reconstruction, aux, active], dim=1).double()
+    none = torch.zeros_like(active)
+    return torch.stack([reconstruction, aux, active, none], dim=1).double()
 
 
 def _bias(stack: Stack) -> Tensor:
@@ -263,9 +275,11 @@ def autograd_step(
     sae: SAE,
     optimizer: torch.optim.Optimizer,
     silent: Tensor,
-    x: Tensor,
+    x: Tensor | Batch,
     config: TrainConfig,
     step: int,
+    *,
+    common: Common | None = None,
 ) -> Tensor:
     """Take a step of any variant by autograd: the readable twin of `fused_step`.
 
@@ -273,23 +287,65 @@ def autograd_step(
         sae: changed.
         optimizer: of its parameters, changed.
         silent: [m] int64, steps since each latent fired; changed.
-        x: [n, d] raw rows.
+        x: [n, d] raw rows, or a batch that also holds groups and targets.
         config: rates, window and coefficient.
         step: number of the step, from 0.
+        common: the options every variant takes; None: those of the config.
 
     Returns:
-        [1, 3] float64 on the device: reconstruction, aux, active latents per row.
+        [1, 4] float64 on the device: reconstruction, aux, active latents per row, penalty.
     """
+    if common is None:
+        common = split_options(type(sae), config.options)[0]
+    batch = x if isinstance(x, Batch) else Batch(x, None)
     for group in optimizer.param_groups:
         group["lr"] = config.lr_at(step)
-    losses = sae.loss_terms(x, silent >= config.window)
-    loss = losses.reconstruction + config.aux_coefficient * losses.aux
+    dead = silent >= config.window
+    if common.dead != "auxk":
+        dead = torch.zeros_like(dead)
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    fired, terms = torch.zeros_like(dead), silent.new_zeros(4, dtype=torch.float64)
+    for part in _parts(batch, common.accumulate):
+        context = Context(dead, step / config.steps, part.groups, part.target)
+        with _precision(part.x, common):
+            losses = sae.loss_terms(part.x, context)
+        share = len(part.x) / len(batch.x)
+        aux = config.aux_coefficient * losses.aux
+        (share * (losses.reconstruction + losses.penalty + aux)).backward()
+        with torch.no_grad():
+            active = (losses.code.values > 0).sum() / len(part.x)
+            found = (losses.reconstruction, losses.aux, active, losses.penalty)
+            terms += share * torch.stack(found).double()
+            fired |= losses.code.fired()
     sae.before_step()
+    if common.clip:
+        nn.utils.clip_grad_norm_(sae.parameters(), common.clip)
     optimizer.step()
     sae.after_step()
-    with torch.no_grad():
-        silent.copy_(torch.where(losses.code.fired(), 0, silent + 1))
-        active = (losses.code.values > 0).sum() / len(x)
-        return torch.stack([losses.reconstruction, losses.aux, active]).double()[None]
+    silent.copy_(torch.where(fired, 0, silent + 1))
+    return terms[None]
+
+
+def _parts(batch: Batch, count: int) -> Iterator[Batch]:
+    """The batch in micro-batches of nearly equal size."""
+    if count == 1:
+        yield batch
+        return
+    if len(batch.x) < count:
+        raise SAEError(
+            f"a batch of {len(batch.x)} rows cannot be accumulated in {count} parts: set "
+            f"accumulate to at most {len(batch.x)}"
+        )
+    columns = [
+        [None] * count if column is None else column.tensor_split(count)
+        for column in (batch.x, batch.groups, batch.target)
+    ]
+    for x, groups, target in zip(*columns, strict=True):
+        assert x is not None
+        yield Batch(x, None, groups, target)
+
+
+def _precision(x: Tensor, common: Common) -> contextlib.AbstractContextManager[object]:
+    if common.precision == "float32":
+        return contextlib.nullcontext()
+    return torch.autocast(x.device.type, dtype=torch.bfloat16)

@@ -7,13 +7,22 @@ from typing import Any, ClassVar
 
 import torch
 from interp_kernels import encode_topk
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from interp.errors import SAEError
-from interp.sae.base import SAE, Code, Losses
+from interp.sae.base import SAE, Code, Context, Losses
 from interp.sae.config import TrainConfig
-from interp.sae.losses import auxk_loss, mean_square, normalize_rows_, project_gradient_, unit_rows
+from interp.sae.losses import (
+    auxk_loss,
+    exact,
+    lowered,
+    mean_square,
+    normalize_rows_,
+    project_gradient_,
+    unit_rows,
+)
+from interp.sae.options import split_options
 
 # Norm of the tied encoder rows at the start: sqrt(2 d / m) at d/m = 1/4, the Kaiming rows of the
 # reference recipe (bartbussmann/BatchTopK sae.py), kept for every m: norms that shrink with m start
@@ -60,7 +69,8 @@ class TopK(SAE):
     @classmethod
     def build(cls, d_in: int, config: TrainConfig) -> "TopK":
         """A fresh SAE of width d_in from a training config."""
-        return cls(d_in, config.n_latents, config.k, seed=config.seed, aux_k=config.aux_k)
+        common, _ = split_options(cls, config.options)
+        return cls(d_in, config.n_latents, config.k, seed=config.seed, aux_k=common.aux_k)
 
     def encode(self, x: Float[Tensor, "n d"]) -> Code:
         """Code of raw rows [n, d]: values [n, k] in descending order, ties by the lower latent."""
@@ -74,12 +84,12 @@ class TopK(SAE):
         """b_dec."""
         return self.b_dec
 
-    def loss_terms(self, x: Float[Tensor, "n d"], dead: Bool[Tensor, " m"]) -> Losses:
+    def loss_terms(self, x: Float[Tensor, "n d"], context: Context) -> Losses:
         """Reconstruction and AuxK losses of raw rows, both as fractions of the data's variance.
 
         Args:
             x: [n, d] raw rows.
-            dead: [m] bool.
+            context: its `dead` latents; nothing else matters here.
 
         Returns:
             The terms; `aux` is an exact 0 without gradient where no latent is dead.
@@ -87,13 +97,13 @@ class TopK(SAE):
         z, bias = self.normalize(x), self._bias()
         code = self._encode(z, bias)
         error = z - self.decode_normalized(code)
-        aux = z.new_zeros(())
+        dead, aux = context.dead, z.new_zeros(())
         # A GPU is not asked: AuxK of no dead latent is 0 there too.
         if dead.device.type != "cpu" or bool(dead.any()):
             # b_dec is held fixed here: AuxK moves dead latents only.
             bias = self.b_enc - self.W_enc @ self.b_dec.detach()
             aux = auxk_loss(z, error, self.W_enc, bias, self.W_dec, dead, self.aux_width)
-        return Losses(mean_square(error), aux, code)
+        return Losses(mean_square(error), z.new_zeros(()), aux, code)
 
     @property
     def aux_width(self) -> int:
@@ -124,5 +134,7 @@ class TopK(SAE):
         return self.b_enc - self.W_enc @ self.b_dec
 
     def _encode(self, z: Tensor, bias: Tensor) -> Code:
-        values, indices = encode_topk(z, self.W_enc, bias, self.k)
-        return Code(values, indices, self.n_latents)
+        parts = lowered(z, self.W_enc, bias)
+        with exact(z):
+            values, indices = encode_topk(*parts, self.k)
+        return Code(values.to(z.dtype), indices, self.n_latents)

@@ -24,9 +24,12 @@ from interp.sae.checkpoint import (
     restore_optimizer,
     save_checkpoint,
 )
-from interp.sae.config import TrainConfig
+from interp.sae.config import TrainConfig, upgrade
 from interp.sae.distributed import train_on
+from interp.sae.initial import start_from, untie
 from interp.sae.log import Log, read_log
+from interp.sae.options import Common, options_of
+from interp.sae.resample import is_due, resample_, starts_of
 from interp.sae.sharded_mesh import open_mesh
 from interp.sae.split import training_generations, units_of
 from interp.sae.step import BETAS, Stack, autograd_step, can_fuse, fused_step, open_stack
@@ -34,7 +37,7 @@ from interp.store import ActivationStore
 from interp.store.coords import row_ids
 
 # What a log line reports of the losses, in the order of the step's numbers.
-TERMS = ("fvu", "aux", "l0")
+TERMS = ("fvu", "aux", "l0", "penalty")
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class Run:
     sae: SAE
     """The trained SAE."""
     log: list[dict[str, Any]]
-    """The lines of log.jsonl: step, fvu, aux, l0, dead, lr, seconds."""
+    """The lines of log.jsonl: step, fvu, aux, l0, penalty, dead, lr, seconds."""
 
 
 @dataclass
@@ -57,12 +60,16 @@ class _State:
     """[m] int64, steps since each latent fired."""
     backend: str
     """Of the kernels, resolved."""
+    common: Common
+    """Options that every variant takes."""
+    starts: dict[str, Tensor]
+    """Fresh values of parameters [m], for resampling; empty without it."""
     stack: Stack | None = None
     """The tables of the fused step; None: the step goes by autograd."""
     step: int = 0
     seconds: float = 0.0
-    sums: Tensor = field(default_factory=lambda: torch.zeros(3, dtype=torch.float64))
-    """[3] sums of fvu, aux and l0 since the last log line, on the device."""
+    sums: Tensor = field(default_factory=lambda: torch.zeros(4, dtype=torch.float64))
+    """[4] sums of TERMS since the last log line, on the device."""
     steps: int = 0
     """Steps since the last log line."""
 
@@ -82,9 +89,9 @@ def train(
 ) -> Run:
     """Train a sparse autoencoder; a rerun continues a killed run to the last bit on a CPU.
 
-    loss = reconstruction + aux_coefficient * aux, Adam with betas (0.9, 0.99), learning rate
-    `config.lr_at(step)`. Centering and scale come from the store's statistics (of all its rows) or
-    from the first batches.
+    loss = reconstruction + penalty + aux_coefficient * aux, Adam with betas (0.9, 0.99), learning
+    rate `config.lr_at(step)`. Centering and scale come from the store's statistics (of all its
+    rows) or from the first batches.
 
     Args:
         source: an activation store, or an iterable of [b, d] batches that gives the same batches
@@ -111,6 +118,7 @@ def train(
             error names step and rows, and the last checkpoint stays).
         PointError: the store has no such point.
     """
+    options_of(config)
     mesh = open_mesh(layout, device)
     if mesh is not None:
         how = {"resume": resume, "progress": progress, "backend": backend}
@@ -229,9 +237,9 @@ def _choose_backend(out: Path, backend: str, config: TrainConfig, device: str, r
 
 def _check_same(path: Path, wanted: dict[str, Any]) -> None:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = _upgraded(json.loads(path.read_text(encoding="utf-8")))
         flat_found, flat_wanted = _flatten(found), _flatten(json.loads(json.dumps(wanted)))
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, LookupError, TypeError) as error:
         raise SAEError(
             f"{path} is damaged ({error}); use another directory or resume=False"
         ) from error
@@ -250,6 +258,13 @@ def _check_same(path: Path, wanted: dict[str, Any]) -> None:
         )
 
 
+def _upgraded(found: dict[str, Any]) -> dict[str, Any]:
+    """A config.json of an earlier version in today's fields."""
+    provenance = found["provenance"]
+    recipe = {**provenance, "recipe": upgrade(provenance["recipe"])}
+    return {**found, "config": upgrade(found["config"]), "provenance": recipe}
+
+
 def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     if not isinstance(value, dict):
         return {prefix: value}
@@ -263,16 +278,18 @@ def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
 def _start(batches: Batches, config: TrainConfig, device: str, backend: str) -> _State:
     from interp.sae import VARIANTS
 
-    if config.variant not in VARIANTS:
-        raise SAEError(f"unknown variant {config.variant!r}; known are {sorted(VARIANTS)}")
+    common, _ = options_of(config)
     statistics = batches.statistics()
     sae = VARIANTS[config.variant].build(len(statistics.mean), config)
     sae.fit(statistics.mean, statistics.var)
+    if not common.tied:
+        untie(sae, config.seed)
+    starts = starts_of(sae) if common.dead == "resample" else {}
     sae.to(device)
     # One fused kernel over all parameters: 7 instead of 24 ms at 512 x 8192.
     optimizer = torch.optim.Adam(sae.parameters(), lr=config.peak_lr, betas=BETAS, fused=True)
     silent = torch.zeros(config.n_latents, dtype=torch.int64, device=device)
-    state = _State(sae, optimizer, silent, backend)
+    state = _State(sae, optimizer, silent, backend, common, starts)
     state.sums = state.sums.to(device)
     return state
 
@@ -292,7 +309,7 @@ def _run(
 ) -> None:
     from tqdm import tqdm
 
-    if can_fuse(state.sae):
+    if can_fuse(state.sae, state.common):
         state.stack = open_stack([state.sae], [state.optimizer], [state.silent])  # type: ignore[list-item]
     began = time.perf_counter() - state.seconds
     # disable=None: silent where stderr is not a terminal.
@@ -315,15 +332,41 @@ def _run(
 
 
 def _step(state: _State, batch: Batch, config: TrainConfig) -> None:
-    x = batch.x.to(state.silent.device, non_blocking=True)
+    batch = _moved(batch, state.silent.device)
     with using_backend(state.backend):  # type: ignore[arg-type]
         if state.stack is not None:
-            terms = fused_step(state.stack, [x], config, state.step)
+            if state.step == 0:
+                start_from(state.sae, batch.x, state.common)
+            terms = fused_step(state.stack, [batch.x], config, state.step)
         else:
-            terms = autograd_step(state.sae, state.optimizer, state.silent, x, config, state.step)
+            terms = _slow_step(state, batch, config)
     state.sums += terms[0]
     state.steps += 1
     state.step += 1
+
+
+def _moved(batch: Batch, device: torch.device) -> Batch:
+    x, groups, target = (
+        None if column is None else column.to(device, non_blocking=True)
+        for column in (batch.x, batch.groups, batch.target)
+    )
+    assert x is not None
+    return Batch(x, batch.row_ids, groups, target)
+
+
+def _slow_step(state: _State, batch: Batch, config: TrainConfig) -> Tensor:
+    """A step by autograd, with what stands before the first and after some."""
+    sae, common = state.sae, state.common
+    if state.step == 0:
+        start_from(sae, batch.x, common)
+    given = sae, state.optimizer, state.silent, batch, config, state.step
+    terms = autograd_step(*given, common=common)
+    if is_due(config, common, state.step):
+        dead = state.silent >= config.window
+        # The draw is a function of seed and step, so that a resumed run repeats it.
+        seed = (config.seed * 1_000_003 + state.step) % 2**63
+        state.silent[resample_(sae, state.optimizer, dead, batch.x, state.starts, seed)] = 0
+    return terms
 
 
 def _summary(state: _State, config: TrainConfig) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 from interp.errors import SAEError
-from interp.sae import TopK, TrainConfig, distributed, train
+from interp.sae import Context, TopK, TrainConfig, distributed, train
 from interp.sae.losses import normalize_rows_
 from interp.sae.sharded import Dead, DeadLatents, ShardedTopK, keep_largest, keep_largest_reference
 from interp.sae.sharded_mesh import open_mesh
@@ -61,7 +61,7 @@ CASES = list(itertools.product((M, 32), (0, 3), DEAD))
 def gradients_of_one(m, aux_k, dead):
     """Losses and tangential gradients of one process."""
     sae = whole_sae(m, aux_k)
-    losses = sae.loss_terms(rows(), DEAD[dead](m))
+    losses = sae.loss_terms(rows(), Context(DEAD[dead](m)))
     (losses.reconstruction + losses.aux / 32).backward()
     sae.before_step()
     return {
@@ -115,7 +115,7 @@ def fused(folder, world):
 
 
 def _fused_difference(grid, m, aux_k, dead):
-    config = dataclasses.replace(CONFIG, n_latents=m, aux_k=aux_k)
+    config = dataclasses.replace(CONFIG, n_latents=m, options={"aux_k": aux_k})
     one = whole_sae(m, aux_k)
     sae = ShardedTopK(whole_sae(m, aux_k), grid)
     part = slice(*sae.span)

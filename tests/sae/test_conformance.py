@@ -1,19 +1,39 @@
-"""What every variant in VARIANTS must do."""
+"""What every variant in VARIANTS must do.
+
+What does not apply to a variant is said by its class (`has_aux`, `unit_dictionary`, `encoders`,
+`held`, `straight_through`) or by a literal table here, and then its opposite is tested.
+"""
 
 import pytest
 import torch
 
 from interp.errors import SAEError
-from interp.sae import SAE, VARIANTS, Code, TrainConfig, train
+from interp.sae import SAE, VARIANTS, Code, Context, TrainConfig, train
 from interp.sae.synthetic import PlantedDictionary, recovery
 
 D, M, K = 6, 24, 3
+ALL = sorted(VARIANTS)
+REVIVING = [name for name in ALL if VARIANTS[name].has_aux]
+# Options of the small SAEs of this suite, beside aux_k = 4.
+SMALL: dict[str, dict] = {}
+# Parameters whose gradients are estimates, of variants with `straight_through`.
+ESTIMATED: dict[str, tuple[str, ...]] = {}
+# The bias that AuxK sees, where it is not b_enc.
+AUX_BIAS = {"gated": "b_gate"}
+# Variants whose loss of a row depends on the other rows of its batch.
+BY_BATCH: set[str] = set()
+# Options of the planted case, where the defaults are for longer runs.
+PLANTED: dict[str, dict] = {}
+# Recovered atoms, FVU and dead latents that the benchmark dictionary must reach in 1500 steps.
+# TopK: the best of eight libraries (.992, .1136, .002), all at rate 1e-3; ours is at its default,
+# 2e-3: at 1e-3 it finds .98 of the atoms. Others: what was measured, rounded to the safe side.
+BARS: dict[str, tuple[float, float, float]] = {"topk": (0.99, 0.115, 0.005)}
 
 
-@pytest.fixture(params=sorted(VARIANTS))
-def sae(request, generator) -> SAE:
-    config = TrainConfig(variant=request.param, n_latents=M, k=K, aux_k=4)
-    sae = VARIANTS[request.param].build(D, config)
+def _build(variant: str, generator: torch.Generator) -> SAE:
+    kind = VARIANTS[variant]
+    options = {**({"aux_k": 4} if kind.has_aux else {}), **SMALL.get(variant, {})}
+    sae = kind.build(D, TrainConfig(variant, M, K, options=options))
     sae.fit(torch.linspace(-3, 3, D).double(), torch.linspace(0.5, 2, D).double())
     with torch.no_grad():
         for parameter in sae.parameters():
@@ -22,15 +42,20 @@ def sae(request, generator) -> SAE:
     return sae
 
 
+@pytest.fixture(params=ALL)
+def sae(request, generator) -> SAE:
+    return _build(request.param, generator)
+
+
 @pytest.fixture
 def x(generator):
     return 3 * torch.randn(40, D, generator=generator)
 
 
-def _dead(*latents: int) -> torch.Tensor:
+def _dead(*latents: int, progress: float = 0.5) -> Context:
     dead = torch.zeros(M, dtype=torch.bool)
     dead[list(latents)] = True
-    return dead
+    return Context(dead, progress)
 
 
 def test_forward_is_decode_of_encode(sae, x):
@@ -40,7 +65,10 @@ def test_forward_is_decode_of_encode(sae, x):
 def test_dense_and_sparse_decode_agree(sae, x):
     code = sae.encode(x)
     dense = Code(code.dense(), None, M)
-    torch.testing.assert_close(sae.decode(code), sae.decode(dense))
+    sparse = Code(*dense.values.sort(dim=1, descending=True), M)
+    for other in (dense, sparse):
+        torch.testing.assert_close(sae.decode(code), sae.decode(other))
+    assert (sparse.fired() == dense.fired()).all()
     assert (code.fired() == dense.fired()).all()
     assert (code.fired() == (code.dense() > 0).any(0)).all()
 
@@ -64,46 +92,72 @@ def test_raw_units_go_in_and_come_out(sae, x):
     )
 
 
-def test_the_reconstruction_loss_passes_gradcheck_in_float64(sae, x):
+@pytest.mark.parametrize("term", ["reconstruction", "penalty"])
+def test_a_loss_passes_gradcheck_in_float64(sae, x, term):
     sae, rows = sae.double(), x[:3].double()
+    estimated = ESTIMATED.get(sae.variant, ())
+    assert bool(estimated) == sae.straight_through
+    held = {*estimated, *(sae.held if term == "penalty" else ())}
+    free = [value for name, value in sae.named_parameters() if name not in held]
+    assert free
 
     def loss(*_):
-        return sae.loss_terms(rows, _dead()).reconstruction
+        return getattr(sae.loss_terms(rows, _dead()), term)
 
-    assert torch.autograd.gradcheck(loss, list(sae.parameters()))
+    # A penalty that is a plain 0 has no gradient to check.
+    if loss().requires_grad:
+        assert torch.autograd.gradcheck(loss, free)
+    else:
+        assert term == "penalty"
+        assert loss() == 0
 
 
 def test_the_code_passes_gradcheck_in_float64(sae, x):
     sae, rows = sae.double(), x[:3].double().requires_grad_()
-    assert torch.autograd.gradcheck(lambda rows, *_: sae.encode(rows).values, [rows, sae.W_enc])
+    names = sae.encoders or ("W_dec",)
+    weights = [sae.get_parameter(name) for name in names]
+    assert torch.autograd.gradcheck(lambda rows, *_: sae.encode(rows).values, [rows, *weights])
 
 
-def test_aux_gradients_reach_the_encoder_rows_of_dead_latents_and_no_others(sae, x):
-    dead = _dead(0, 3, 11, 17, 18, 23)
-    losses = sae.loss_terms(x, dead)
-    found = torch.autograd.grad(losses.aux, list(sae.parameters()), allow_unused=True)
-    touched = 0
-    for gradient in found:
+@pytest.mark.parametrize("variant", REVIVING)
+def test_aux_gradients_reach_the_encoder_rows_of_dead_latents_and_no_others(variant, x, generator):
+    sae, context = _build(variant, generator), _dead(0, 3, 11, 17, 18, 23)
+    losses = sae.loss_terms(x, context)
+    names, parameters = zip(*sae.named_parameters(), strict=True)
+    found = torch.autograd.grad(losses.aux, parameters, allow_unused=True)
+    touched = set()
+    for name, gradient in zip(names, found, strict=True):
         if gradient is None or gradient.shape[0] != M:
             assert gradient is None or (gradient == 0).all()
             continue
         per_latent = gradient.reshape(M, -1).abs().sum(1)
-        assert (per_latent[~dead] == 0).all()
-        assert (per_latent[dead] > 0).all()
-        touched += 1
-    assert touched >= 2, "encoder and decoder"
+        assert (per_latent[~context.dead] == 0).all()
+        assert (per_latent[context.dead] > 0).all()
+        touched.add(name)
+    assert {*sae.encoders, "W_dec"} <= touched
 
 
-def test_aux_gradient_equals_that_of_a_dense_twin(sae, x):
-    sae = sae.double()
-    dead = _dead(0, 3, 11, 17, 18, 23)
-    rows = x.double()
-    parameters = [sae.W_enc, sae.b_enc, sae.W_dec]
-    found = torch.autograd.grad(sae.loss_terms(rows, dead).aux, parameters)
+@pytest.mark.parametrize("variant", sorted(set(ALL) - set(REVIVING)))
+def test_a_variant_without_aux_has_none_and_refuses_it(variant, x, generator):
+    sae = _build(variant, generator)
+    losses = sae.loss_terms(x, _dead(0, 3, 11))
+    assert losses.aux.item() == 0
+    assert not losses.aux.requires_grad
+    with pytest.raises(SAEError, match="aux_k"):
+        VARIANTS[variant].build(D, TrainConfig(variant, M, K, options={"aux_k": 4}))
+
+
+@pytest.mark.parametrize("variant", [v for v in REVIVING if VARIANTS[v].encoders == ("W_enc",)])
+def test_aux_gradient_equals_that_of_a_dense_twin(variant, x, generator):
+    sae, context = _build(variant, generator).double(), _dead(0, 3, 11, 17, 18, 23)
+    rows, bias = x.double(), sae.get_parameter(AUX_BIAS.get(variant, "b_enc"))
+    parameters = [sae.W_enc, bias, sae.W_dec]
+    losses = sae.loss_terms(rows, context)
+    found = torch.autograd.grad(losses.aux, parameters)
     z = sae.normalize(rows)
-    residual = (z - sae.decode_normalized(sae.encode(rows))).detach()
-    pre = z @ sae.W_enc.T + sae.b_enc - sae.W_enc @ sae.b_dec.detach()
-    pre = torch.where(dead, pre, -torch.inf)
+    residual = (z - sae.decode_normalized(losses.code)).detach()
+    pre = z @ sae.W_enc.T + bias - sae.W_enc @ sae.b_dec.detach()
+    pre = torch.where(context.dead, pre, -torch.inf)
     kept = pre >= pre.sort(dim=1, descending=True).values[:, 3:4]
     estimate = torch.where(kept, pre.relu(), 0.0) @ sae.W_dec
     twin = (residual - estimate).square().sum(1).mean()
@@ -119,21 +173,31 @@ def test_without_dead_latents_aux_is_zero(sae, x):
 
 def test_reconstruction_loss_is_the_fraction_of_variance_unexplained(sae, x):
     sae.fit(x.double().mean(0), x.double().var(0, unbiased=False))
-    loss = sae.loss_terms(x, _dead()).reconstruction
-    error = (x - sae(x)).square().sum() / (x - x.mean(0)).square().sum()
-    torch.testing.assert_close(loss, error)
+    losses = sae.loss_terms(x, _dead())
+    error = (x - sae.decode(losses.code)).square().sum() / (x - x.mean(0)).square().sum()
+    torch.testing.assert_close(losses.reconstruction, error)
 
 
-def test_dictionary_rows_stay_on_the_unit_sphere(sae, x):
+def test_losses_of_rows_are_the_means_of_those_of_halves_unless_the_batch_decides(sae, x):
+    sae, rows = sae.double(), x.double()
+    whole, *halves = (sae.loss_terms(part, _dead(0, 3)) for part in (rows, rows[:20], rows[20:]))
+    means = [sum(term) / 2 for term in zip(*(half[:3] for half in halves), strict=True)]
+    equal = [torch.allclose(w, m, rtol=1e-10) for w, m in zip(whole[:3], means, strict=True)]
+    assert all(equal) == (sae.variant not in BY_BATCH)
+
+
+def test_dictionary_rows_stay_on_the_unit_sphere_where_the_class_says_so(sae, x):
     optimizer = torch.optim.Adam(sae.parameters(), lr=0.1)
     losses = sae.loss_terms(x, _dead())
     losses.reconstruction.backward()
     sae.before_step()
-    along = (sae.dictionary().grad * sae.dictionary()).sum(1)
-    torch.testing.assert_close(along, torch.zeros(M), atol=1e-6, rtol=0)
+    if sae.unit_dictionary:
+        along = (sae.dictionary().grad * sae.dictionary()).sum(1)
+        torch.testing.assert_close(along, torch.zeros(M), atol=1e-6, rtol=0)
     optimizer.step()
     sae.after_step()
-    torch.testing.assert_close(sae.dictionary().norm(dim=1), torch.ones(M))
+    found = torch.allclose(sae.dictionary().norm(dim=1), torch.ones(M))
+    assert found == sae.unit_dictionary
 
 
 def test_the_spec_rebuilds_the_same_sae(sae):
@@ -188,26 +252,25 @@ def test_unusable_statistics_are_refused(sae, mean, variance, message):
         sae.fit(mean, variance)
 
 
-@pytest.mark.parametrize("variant", sorted(VARIANTS))
+@pytest.mark.parametrize("variant", ALL)
 def test_a_small_planted_dictionary_is_recovered(variant, tmp_path):
     data = PlantedDictionary(20, 16, 2, batch_size=128, steps=300)
-    config = TrainConfig(variant, 32, 2, batch_size=128, steps=300, lr=1e-2, checkpoint_every=0)
+    settings = {"batch_size": 128, "steps": 300, "lr": 1e-2, "checkpoint_every": 0}
+    config = TrainConfig(variant, 32, 2, **settings, options=PLANTED.get(variant, {}))
     sae = train(data, config, out=tmp_path).sae
     assert recovery(sae.dictionary().detach(), data.atoms).recovered >= 0.9
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", sorted(VARIANTS))
+@pytest.mark.parametrize("variant", ALL)
 def test_the_benchmark_dictionary_is_recovered(variant, tmp_path):
-    # Bar: the best of eight libraries on config `small` (atoms .992, FVU .1136, dead .002), all at
-    # rate 1e-3; ours is at its default, 2e-3: at 1e-3 it finds .98 of the atoms.
     data = PlantedDictionary()
-    config = TrainConfig(variant, 512, 8, checkpoint_every=0)
-    sae = train(data, config, out=tmp_path).sae
+    sae = train(data, TrainConfig(variant, 512, 8, checkpoint_every=0), out=tmp_path).sae
     x = data.held_out()
     with torch.no_grad():
         code = sae.encode(x)
         fvu = (x - sae.decode(code)).square().sum() / (x - x.mean(0)).square().sum()
-    assert recovery(sae.dictionary().detach(), data.atoms).recovered >= 0.99
-    assert fvu <= 0.115
-    assert (~code.fired()).double().mean() <= 0.005
+    recovered, most_fvu, most_dead = BARS[variant]
+    assert recovery(sae.dictionary().detach(), data.atoms).recovered >= recovered
+    assert fvu <= most_fvu
+    assert (~code.fired()).double().mean() <= most_dead

@@ -33,7 +33,7 @@ def _weights(sae):
 def _close(mine, alone):
     torch.testing.assert_close(_weights(mine.sae), _weights(alone.sae), rtol=0, atol=1e-4)
     for line, other in zip(mine.log, alone.log, strict=True):
-        for name in ("step", "fvu", "aux", "l0", "dead", "lr"):
+        for name in ("step", "fvu", "aux", "l0", "penalty", "dead", "lr"):
             assert line[name] == pytest.approx(other[name], abs=1e-4)
 
 

@@ -12,11 +12,13 @@ from interp.sae.step import autograd_step, can_fuse, fused_step, open_stack
 from interp.sae.synthetic import PlantedDictionary
 
 # Decays and dies: AuxK works from step 3 on.
-CONFIG = TrainConfig(n_latents=40, k=4, batch_size=32, steps=25, dead_window=2, aux_k=5, lr=2e-2)
+CONFIG = TrainConfig(
+    n_latents=40, k=4, batch_size=32, steps=25, dead_window=2, lr=2e-2, options={"aux_k": 5}
+)
 
 
 def _sae(seed=0, dtype=torch.float32, d=12):
-    sae = TopK(d, CONFIG.n_latents, CONFIG.k, seed=seed, aux_k=CONFIG.aux_k)
+    sae = TopK(d, CONFIG.n_latents, CONFIG.k, seed=seed, aux_k=CONFIG.options["aux_k"])
     sae.fit(torch.linspace(-1, 1, d).double(), torch.ones(d).double())
     return sae.to(dtype)
 
@@ -105,7 +107,7 @@ def test_a_step_off_the_cpu_asks_for_no_number(members, backend):
     with pytest.raises(RuntimeError):
         bool(x.sum() > 0)
     with using_backend(backend):
-        assert fused_step(stack, [x] * members, CONFIG, 3).shape == (members, 3)
+        assert fused_step(stack, [x] * members, CONFIG, 3).shape == (members, 4)
 
 
 def test_the_rate_may_be_filled_in_from_outside():

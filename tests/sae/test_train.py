@@ -46,7 +46,7 @@ def test_a_run_directory_holds_config_log_and_sae(run):
 def test_the_log_has_a_line_per_interval(run):
     lines = [json.loads(line) for line in (run.path / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [10, 20, 30]
-    assert set(lines[0]) == {"step", "fvu", "aux", "l0", "dead", "lr", "seconds"}
+    assert set(lines[0]) == {"step", "fvu", "aux", "l0", "penalty", "dead", "lr", "seconds"}
     assert lines[-1]["fvu"] < lines[0]["fvu"]
     assert lines == run.log
 
@@ -337,8 +337,8 @@ def test_another_source_is_not_taken_for_the_finished_one(tmp_path):
 
 
 def test_an_unknown_variant_is_refused(tmp_path):
-    with pytest.raises(SAEError, match=r"unknown variant 'relu'; known are \['topk'\]"):
-        train([torch.eye(6)], TrainConfig("relu", 24, 3), out=tmp_path)
+    with pytest.raises(SAEError, match=r"unknown variant 'rleu'; known are \['.*'topk'"):
+        train([torch.eye(6)], TrainConfig("rleu", 24, 3), out=tmp_path)
 
 
 def test_a_config_file_that_is_none_is_refused(tmp_path):

@@ -7,7 +7,7 @@ from interp.sae import TopK, TrainConfig
 from interp.sae.step import fused_step, open_stack
 from interp.sae.synthetic import PlantedDictionary
 
-CONFIG = TrainConfig(n_latents=24, k=3, batch_size=16, steps=25, dead_window=1, aux_k=4, lr=2e-2)
+CONFIG = TrainConfig(n_latents=24, k=3, batch_size=16, steps=25, dead_window=1, lr=2e-2)
 
 
 def _curve(backend: str, dtype: torch.dtype | None, members: int) -> torch.Tensor:
