@@ -84,7 +84,7 @@ class VAE(Model):
         """Encode and decode a black image of native size."""
         like = next(self.root.parameters())
         height, width = self.image_size
-        channels = self.root.config.in_channels
+        channels = self.root.config["in_channels"]
         image = torch.zeros(1, channels, height, width, device=like.device, dtype=like.dtype)
         self._decode(self._code(image))
 

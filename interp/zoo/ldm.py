@@ -27,7 +27,7 @@ UNET: dict[str, Any] = {
     "out_channels": 4,
     "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
     "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
-    "block_out_channels": (64, 96),
+    "block_out_channels": (64, 72),
     "layers_per_block": 1,
     "resnet_time_scale_shift": "scale_shift",
     # The number of heads, by an old mistake of the library's naming.

@@ -124,7 +124,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
     # As `ddpm`; on 8 x 8 codes a batch of this size is cheap.
     "ldm": {
-        "batch_size": 96,
+        "batch_size": 64,
         "lr": 1.5e-3,
         "betas": (0.9, 0.99),
         "weight_decay": 0.0,

@@ -40,7 +40,6 @@ GPT: dict[str, Any] = {
     "use_cache": False,
     "bos_token_id": 0,
     "eos_token_id": 0,
-    "pad_token_id": 0,
     # The only implementation whose attention patterns hooks can see.
     "attn_implementation": "eager",
 }

@@ -16,13 +16,27 @@ from interp.zoo.nets import NAMES, file_stem
 
 TAR_BYTES = 16 * 2**20
 # A GPU takes a batch of this size in the time of a small one.
-GPU_BATCH = {"vae": 128, "ddpm": 256, "vit": 256, "gan": 64, "dit": 256}
+GPU_BATCH = {
+    "vae": 128,
+    "ddpm": 256,
+    "vit": 256,
+    "gan": 64,
+    "dit": 256,
+    "ssl": 256,
+    "text": 256,
+    "vae-global": 256,
+    "ldm": 512,
+}
+# Networks that look through others, which are trained before them.
+NEEDS = {"ldm": ("vae", "text")}
 
 
 def train_all(
     out: Path, *, minutes: float, device: str, seed: int = 0, names: tuple[str, ...] = NAMES
 ) -> Path:
     """Train the networks in parallel processes, and return the tar of weights, cards and logs.
+
+    Networks of `NEEDS` follow in a second round, on the seed-0 networks that they need.
 
     Args:
         out: folder of checkpoints, logs and results; what is there is continued.
@@ -35,12 +49,13 @@ def train_all(
         InterpError: a training failed; the message names its log.
     """
     out.mkdir(parents=True, exist_ok=True)
-    running = {name: _start(name, out, minutes, device, seed) for name in names}
-    failed = [name for name, process in running.items() if process.wait() != 0]
-    if failed:
-        raise InterpError(
-            f"training failed: {', '.join(str(out / f'{name}.log') for name in failed)}"
-        )
+    first = tuple(name for name in names if name not in NEEDS)
+    for wave in (first, tuple(name for name in names if name in NEEDS)):
+        running = {name: _start(name, out, minutes, device, seed) for name in wave}
+        failed = [name for name, process in running.items() if process.wait() != 0]
+        if failed:
+            logs = ", ".join(str(out / f"{name}.log") for name in failed)
+            raise InterpError(f"training failed: {logs}")
     return pack(out, [file_stem(name, seed) for name in names])
 
 

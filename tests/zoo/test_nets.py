@@ -22,7 +22,12 @@ from interp.zoo.recipes import alphas_cumprod
 
 N_CLASSES = 16
 # Parameters, where a network needs more than the first four.
-BUDGETS = {"dit": (1e6, 3e6)}
+BUDGETS = {
+    "dit": (1e6, 3e6),
+    "text": (0.4e6, 0.65e6),
+    "vae-global": (0.6e6, 1.1e6),
+    "ldm": (1e6, 2.5e6),
+}
 
 
 def call(name: str, net: torch.nn.Module) -> torch.Tensor:
@@ -33,7 +38,12 @@ def call(name: str, net: torch.nn.Module) -> torch.Tensor:
     if name in ("ddpm", "dit"):
         x = torch.nn.functional.pixel_unshuffle(image, 2)
         return net(x, torch.tensor([3, 900]), class_labels=torch.tensor([0, N_CLASSES])).sample
-    return net(image).sample if name == "vae" else net(image)
+    if name == "text":
+        return net(torch.arange(10)[None].expand(2, -1)).logits
+    if name == "ldm":
+        context = torch.randn(2, 5, 96, generator=seed)
+        return net(image[:, :1, :8, :8].expand(-1, 4, -1, -1), 3, context).sample
+    return net(image).sample if name in ("vae", "vae-global") else net(image)
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +60,9 @@ def test_each_network_has_its_shape_and_fits_the_parameter_budget(name):
     shapes = {
         "gan": (2, 3, 32, 32),
         "vae": (2, 3, 32, 32),
+        "vae-global": (2, 3, 32, 32),
+        "text": (2, 10, 1024),
+        "ldm": (2, 4, 8, 8),
         "ddpm": (2, 12, 16, 16),
         "vit": (2, 16),
         "dit": (2, 12, 16, 16),

@@ -15,6 +15,17 @@ IMAGES = torch.randint(0, 256, (12, 3, 32, 32), generator=GENERATOR, dtype=torch
 LABELS = torch.randint(0, 3, (12,), generator=GENERATOR)
 
 
+def inputs(name: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """What a training draws from: images, tokens, or codes and hidden states."""
+    g = torch.Generator().manual_seed(1)
+    if name == "text":
+        return torch.randint(0, 9, (12, 2, 96), generator=g), LABELS
+    if name == "ldm":
+        codes = torch.rand(12, 2, 4, 8, 8, generator=g)
+        return codes, torch.randn(12, 3, 32, 96, generator=g).half()
+    return IMAGES, LABELS
+
+
 def job(name: str, *, seed: int = 0) -> training.Job:
     return make_job(name, n_classes=3, seed=seed, batch_size=2)
 
@@ -35,7 +46,7 @@ def without_clock(saved: dict) -> dict:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_killed_training_resumes_bit_for_bit(name, tmp_path, monkeypatch):
     whole = job(name)
-    run(whole, IMAGES, LABELS, Box(steps=4), tmp_path / "whole")
+    run(whole, *inputs(name), Box(steps=4), tmp_path / "whole")
 
     # A checkpoint after every step; the kill comes in the third, after its random draws.
     monkeypatch.setattr(training, "CHECKPOINT_SECONDS", -1.0)
@@ -50,9 +61,9 @@ def test_a_killed_training_resumes_bit_for_bit(name, tmp_path, monkeypatch):
 
     killed.step = dying
     with pytest.raises(KeyboardInterrupt):
-        run(killed, IMAGES, LABELS, Box(steps=4), tmp_path / "part")
+        run(killed, *inputs(name), Box(steps=4), tmp_path / "part")
     resumed = job(name, seed=9)
-    run(resumed, IMAGES, LABELS, Box(steps=4), tmp_path / "part")
+    run(resumed, *inputs(name), Box(steps=4), tmp_path / "part")
     assert equal(without_clock(state(whole)), without_clock(state(resumed)))
 
 
