@@ -1,12 +1,13 @@
 """Memory: peak of a training step over the number of latents, ours beside the dense step.
 
-Each visit is a process of its own: it makes its batches, notes its size, takes a few steps, and
-reports by how much its largest size exceeded that. What no step can do without is shown beside it:
-encoder and decoder with both moments of Adam, 24 m d bytes in single precision.
+Each visit is a process of its own: it takes tiny steps, which import what steps import, notes its
+size, takes a few steps, and reports by how much its largest size exceeded that (Linux only). What
+no step can do without is shown beside it: encoder and decoder with both moments of Adam, 24 m d
+bytes in single precision.
 """
 
 import json
-import resource
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -79,13 +80,13 @@ def peak(kind: str, shape: Shape, steps: int) -> float:
     """Megabytes by which this process grew in `steps` steps of a kind, "ours" or "dense"."""
     draws = torch.Generator().manual_seed(0)
     x = torch.randn(shape.n, shape.d, generator=draws)
-    before = _largest()
+    before = _restart()
     if kind == "dense":
         mean, scale = torch.zeros(shape.d), shape.d**0.5
         step = Dense(shape, lambda _: 1e-3, mean=mean, scale=scale)
         for _ in range(steps):
             step(x)
-        return _largest() - before
+        return _status("VmHWM") - before
     source = _Noting(x, steps)
     config = TrainConfig(
         n_latents=shape.m, k=shape.k, batch_size=shape.n, steps=FIT + steps + 1, checkpoint_every=0
@@ -111,17 +112,25 @@ class _Noting:
             yield few
         for _ in range(self.steps):
             yield self.x
-        self.largest = _largest()
+        self.largest = _status("VmHWM")
         yield few
 
 
-def _largest() -> float:
-    # Linux counts kilobytes, macOS bytes.
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / MEGABYTE
+def _restart() -> float:
+    """Forget the largest size so far, that of the imports; the size now, in megabytes."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return _status("VmRSS")
+
+
+def _status(key: str) -> float:
+    """VmRSS, the size now, or VmHWM, the largest, of this process, in megabytes (Linux)."""
+    found = re.search(rf"^{key}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+    assert found is not None, f"/proc/self/status has no {key}"
+    return int(found[1]) * 1024 / MEGABYTE
 
 
 if __name__ == "__main__":
     arguments = [int(text) for text in sys.argv[2:]]
+    peak(sys.argv[1], Shape(8, 64, 2, 128), 1)
     found = peak(sys.argv[1], Shape(*arguments[:4]), arguments[4])
     sys.stdout.write(json.dumps({"megabytes": found}))

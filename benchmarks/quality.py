@@ -13,7 +13,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from interp.sae.synthetic import PlantedDictionary, recovery
+from interp.sae.metrics import (
+    cosines,
+    dead,
+    detection,
+    fvu,
+    mcc,
+    recovery,
+    relative_bias,
+    shrinkage,
+    uniqueness,
+)
+from interp.sae.synthetic import Planted, Truth
 
 CHUNK = 4096
 KEYS = ("encoder", "encoder_bias", "decoder", "decoder_bias")
@@ -36,7 +47,35 @@ class Score(NamedTuple):
     """Mean number of active latents per row."""
 
 
-def save_batches(planted: PlantedDictionary, folder: Path, rows: int = 16384) -> tuple[Path, Path]:
+class Grade(NamedTuple):
+    """What any code is judged by where the truth is known, see `interp.sae.metrics`."""
+
+    recovered: float
+    mcc: float
+    mmcs: float
+    fvu: float
+    dead: float
+    l0: float
+    f1: float
+    precision: float
+    recall: float
+    uniqueness: float
+    shrinkage: float
+    relative_bias: float
+
+
+class Output(NamedTuple):
+    """What an autoencoder made of the held-out rows."""
+
+    decoder: Tensor
+    """[m, d] directions of any norm."""
+    fired: Tensor
+    """[n, m] bool."""
+    x_hat: Tensor
+    """[n, d]."""
+
+
+def save_batches(planted: Planted, folder: Path, rows: int = 16384) -> tuple[Path, Path]:
     """Write the training batches [steps, n, d] and held-out rows [rows, d], float32.
 
     Returns:
@@ -76,35 +115,59 @@ def score(weights: Mapping[str, Tensor], x: Tensor, atoms: Tensor, k: int) -> Sc
         atoms: [a, d] planted unit atoms.
         k: active latents per row.
     """
-    m = len(weights["decoder"])
-    fired = torch.zeros(m, dtype=torch.bool)
-    error, active = 0.0, 0
-    for part in x.split(CHUNK):
-        values, indices = encode(weights, part, k)
-        code = torch.zeros(len(part), m).scatter_(1, indices, values)
-        guess = code @ weights["decoder"] + weights["decoder_bias"]
-        error += float((part.double() - guess.double()).square().sum())
-        fired |= (code > 0).any(0)
-        active += int((code > 0).sum())
-    centered = x.double() - x.double().mean(0)
-    found = recovery(weights["decoder"], atoms)
+    found = output(weights, x, k)
+    near = recovery(found.decoder, atoms)
     return Score(
-        fvu=error / float(centered.square().sum()),
-        mcc=mcc(weights["decoder"], atoms),
-        recovered=found.recovered,
-        mmcs=found.mmcs,
-        dead=float((~fired).double().mean()),
-        l0=active / len(x),
+        fvu=fvu(x, found.x_hat),
+        mcc=mcc(found.decoder, atoms),
+        recovered=near.recovered,
+        mmcs=near.mmcs,
+        dead=dead(found.fired),
+        l0=float(found.fired.sum() / len(x)),
     )
 
 
-def mcc(learned: Tensor, atoms: Tensor) -> float:
-    """Mean |cosine| over the one-to-one match of atoms [a, d] and latents [m, d] that maximizes it.
+@torch.no_grad()
+def output(weights: Mapping[str, Tensor], x: Tensor, k: int) -> Output:
+    """What weights in the workers' common form make of rows."""
+    codes, guesses = [], []
+    for part in x.split(CHUNK):
+        values, indices = encode(weights, part, k)
+        code = torch.zeros(len(part), len(weights["decoder"])).scatter_(1, indices, values)
+        codes.append(code > 0)
+        guesses.append(code @ weights["decoder"] + weights["decoder_bias"])
+    return Output(weights["decoder"], torch.cat(codes), torch.cat(guesses))
 
-    Where there are fewer latents than atoms, the others count as 0.
+
+def load_output(path: Path) -> Output:
+    """What a worker saved of a library's own encode and decode."""
+    with np.load(path) as data:
+        decoder = torch.from_numpy(data["decoder"]).float()
+        fired = np.unpackbits(data["fired"], axis=1, count=len(decoder)).astype(bool)
+        x_hat = torch.from_numpy(data["x_hat"]).float()
+        return Output(decoder, torch.from_numpy(fired), x_hat)
+
+
+def grade(found: Output, truth: Truth, atoms: Tensor) -> Grade:
+    """Judge a code by the truth.
+
+    Args:
+        found: what it made of the truth's rows.
+        truth: held-out rows with the atoms that fired.
+        atoms: [a, d] planted unit atoms.
     """
-    from scipy.optimize import linear_sum_assignment
-
-    cosine = (atoms.double() @ F.normalize(learned.double(), dim=1).T).abs().numpy()
-    rows, columns = linear_sum_assignment(cosine, maximize=True)
-    return float(cosine[rows, columns].sum() / len(cosine))
+    near = recovery(found.decoder, atoms)
+    best = cosines(found.decoder, atoms).argmax(dim=1)
+    detected = detection(found.fired, truth.fired, best)
+    return Grade(
+        recovered=near.recovered,
+        mcc=mcc(found.decoder, atoms),
+        mmcs=near.mmcs,
+        fvu=fvu(truth.x, found.x_hat),
+        dead=dead(found.fired),
+        l0=float(found.fired.sum() / len(truth.x)),
+        **detected._asdict(),
+        uniqueness=uniqueness(found.decoder, atoms),
+        shrinkage=shrinkage(truth.x, found.x_hat),
+        relative_bias=relative_bias(truth.x, found.x_hat),
+    )

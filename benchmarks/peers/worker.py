@@ -1,7 +1,9 @@
 """Train one library on prepared batches: `python worker.py ADAPTER.py`, in its own environment.
 
 Standard library, numpy, torch and the library itself; nothing of interp. The adapter is a file with
-PACKAGE, AHEAD and `train(job, rows) -> (weights, reconstruct)`. It is imported once, then "ready"
+PACKAGE, AHEAD and `train(job, rows) -> (weights, reconstruct)`, or where no weights in the common
+form below make the library's code, `-> ({"decoder": [m, d]}, decode, encode)` with its own encode
+to dense codes [n, m] and decode of them. It is imported once, then "ready"
 is written; for each line on stdin, the path of a job, a fresh process is forked, and its exit
 status is written when it has ended. A job is a JSON object:
 
@@ -9,7 +11,8 @@ status is written when it has ended. A job is a JSON object:
     batches    .npy, float32 [b, n, d]; repeated from the start where the steps outlast it
     held_out   .npy, float32 [r, d], or null
     m, k, steps, lr, seed, threads, timed
-    out        folder for result.json and weights.npz
+    out        folder for result.json and weights.npz, or output.npz (decoder; of the held-out rows
+               which latents fired, as packed bits, and x_hat) of an adapter with its own encode
 
 A step's time is the gap between the library's own requests for batches: from when a batch was
 handed over until the next one is asked for. So its bookkeeping counts, and making data does not.
@@ -93,7 +96,7 @@ def work(adapter, job):
     ahead = adapter.AHEAD
     rows = Rows(job.batches, job.steps)
     before = peak_memory()
-    weights, reconstruct = adapter.train(job, rows)
+    weights, reconstruct, *coded = adapter.train(job, rows)
     if len(rows.left) != job.steps:
         raise RuntimeError(f"asked for {len(rows.left)} batches, not for {job.steps}")
     gaps = rows.gaps()[ahead:]
@@ -114,13 +117,29 @@ def work(adapter, job):
         },
         "notes": list(getattr(adapter, "NOTES", [])),
     }
+    out = Path(job.out)
+    if coded:
+        save_output(out / "output.npz", weights["decoder"], reconstruct, coded[0], job.held_out)
+        return result
     if job.held_out is not None:
         result["own_fvu"] = own_fvu(reconstruct, np.load(job.held_out))
     np.savez(
-        Path(job.out) / "weights.npz",
+        out / "weights.npz",
         **{name: value.detach().numpy() for name, value in weights.items()},
     )
     return result
+
+
+def save_output(path, decoder, decode, encode, held_out):
+    """What the library's own encode and decode make of the held-out rows."""
+    fired, x_hat = [], []
+    with torch.no_grad():
+        for part in torch.from_numpy(np.load(held_out)).split(CHUNK):
+            code = encode(part)
+            fired.append(np.packbits((code != 0).numpy(), axis=1))
+            x_hat.append(decode(code).numpy())
+    arrays = {"fired": np.concatenate(fired), "x_hat": np.concatenate(x_hat)}
+    np.savez(path, decoder=decoder.detach().numpy(), **arrays)
 
 
 def own_fvu(reconstruct, rows):

@@ -47,9 +47,9 @@ CROSSOVER: dict[str, dict[torch.dtype, float]] = {
     # matrix product when m / k = (FLOP/s) / (bytes/s) = 790e12 / 4.3e12, both of an H200 in bf16.
     # Single precision multiplies at most half as fast and gathers twice the bytes: a fourth.
     "cuda": {torch.bfloat16: 184.0, torch.float16: 184.0, torch.float32: 46.0},
-    # `python -m benchmarks.run kernels`, one AVX-512 core, d = 512: the smallest m / k measured. A
-    # step is 1.4 times faster there in single precision, 2.7 at 128; in bf16, 8 and 9 times.
-    "cpu": {torch.bfloat16: 8.0, torch.float16: 8.0, torch.float32: 8.0, torch.float64: 8.0},
+    # `python -m benchmarks.run kernels`, one AVX2 core, d = 512: a step is as fast either way at 4
+    # in single precision, 1.4 times faster at 8 and 3.2 at 128; in bf16, 6 times at 4.
+    "cpu": {torch.bfloat16: 4.0, torch.float16: 4.0, torch.float32: 5.0, torch.float64: 5.0},
 }
 
 
