@@ -13,6 +13,7 @@ from torch import nn
 
 from interp.errors import InputError
 from interp.models import GAN, VAE, Adapter, Bridge, Custom, Encoder, Model, Transformer, UNet
+from interp.models.rebuild import fresh_state, rebuild
 
 UNETS = (
     "UNet2DModel",
@@ -98,7 +99,8 @@ def _unknown(spec: str) -> InputError:
     from interp.zoo.nets import NAMES
 
     names = [f"zoo:{name}" for name in NAMES]
-    names += ["asset:<name>", "diffusers:<id or folder>", "transformers:<id or folder>", "lens:<id or folder>"]
+    names += ["asset:<name>", "diffusers:<id or folder>"]
+    names += ["transformers:<id or folder>", "lens:<id or folder>"]
     close = difflib.get_close_matches(spec, names, n=3, cutoff=0.3) or names
     return InputError(f"no model {spec!r}; nearest: {', '.join(close)}")
 
@@ -346,50 +348,6 @@ def _load_object(spec: Any, adapter: Adapter | None, **options: Any) -> Model:
         f"{type(spec).__name__} is unknown: give interp.load(module, adapter=...), "
         "see interp.models.Adapter"
     )
-
-
-def rebuild(network: nn.Module, seed: int) -> nn.Module:
-    """Return the same architecture with fresh weights, a function of `seed` alone.
-
-    From the config where there is one (diffusers, transformers), else a copy in which every
-    module with `reset_parameters` is reset. The caller's random state stays as it was.
-
-    Raises:
-        InputError: a module has parameters but neither config nor `reset_parameters`.
-    """
-    with fresh_state(seed):
-        config: Any = getattr(network, "config", None)
-        cls: Any = type(network)
-        if hasattr(cls, "from_config") and config is not None and hasattr(config, "items"):
-            fresh = cls.from_config(config)
-        elif config is not None and hasattr(config, "to_diff_dict"):
-            fresh = cls(config)
-        else:
-            fresh = _reset(network)
-    return fresh.to(next(network.parameters()).dtype).eval()
-
-
-@contextmanager
-def fresh_state(seed: int) -> Iterator[None]:
-    """Seed the CPU's global random state for the length of the context; then it is as before."""
-    with torch.random.fork_rng(devices=[]):
-        # Not torch.manual_seed, which also seeds every accelerator.
-        torch.default_generator.manual_seed(seed)
-        yield
-
-
-def _reset(network: nn.Module) -> nn.Module:
-    fresh = copy.deepcopy(network)
-    for path, module in fresh.named_modules():
-        reset: Any = getattr(module, "reset_parameters", None)
-        if reset is not None:
-            reset()
-        elif next(module.parameters(recurse=False), None) is not None:
-            raise InputError(
-                f"{path or 'the root'} ({type(module).__name__}) has parameters but no "
-                "reset_parameters(): define it, or build the untrained network yourself"
-            )
-    return fresh
 
 
 SCHEMES: dict[str, Callable[..., Model]] = {

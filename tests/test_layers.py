@@ -24,8 +24,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "interp.geometry": {"interp_kernels", "interp.stats"},
     "interp.models": set(),
     "interp.zoo": {"interp.models"},
-    # The only module that sees both models and zoo.
-    "interp.loading": {"interp.models", "interp.zoo"},
+    "interp.assets": {"interp.models"},
+    # The only module that sees models, zoo and assets.
+    "interp.loading": {"interp.models", "interp.zoo", "interp.assets"},
     "interp.store": set(),
     # The only bridge from models to the store; the images that it encodes come from the zoo.
     "interp.harvest": {"interp.models", "interp.store", "interp.zoo"},
@@ -61,6 +62,7 @@ OUTSIDE: dict[str, set[str]] = {
 }
 PUBLIC = (
     "interp",
+    "interp.assets",
     "interp.zoo",
     "interp.geometry",
     "interp.stats",
@@ -69,6 +71,7 @@ PUBLIC = (
     "interp.store",
     "interp.sae.synthetic",
     "interp.sae.distributed",
+    "interp.sae.metrics",
     "interp_kernels",
 )
 
