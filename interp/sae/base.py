@@ -89,7 +89,15 @@ class SAE(nn.Module, abc.ABC):
             and resampling sets their rows. Empty: neither applies.
         lacks: names of the common options that make no sense for the variant.
         d_in: d, width of the activations.
+        joins: what joined sources (`interp.sae.join`) are to the variant: "" refuses them, "target"
+            reconstructs the second site from the first, "sites" takes all as one row.
         d_out: width of what is reconstructed: d, but for transcoders.
+        separate: whether what is reconstructed has a mean and scale of its own (`target_mean`
+            [d_out], `target_scale` []).
+        widths: of the parts of a row that are normalized each by itself; `scale` is [d] then. One
+            part, the row, for all but crosscoders.
+        W_skip: [d_out, d_in] linear map of the input that `forward` adds, or None.
+        n_sample: rows of the data that `take_sample` wants before the first step.
         n_latents: m.
         provenance: what it was trained on: `point`, `model`, `store`, `recipe`, `split` (JSON
             values).
@@ -105,20 +113,35 @@ class SAE(nn.Module, abc.ABC):
     straight_through: ClassVar[bool] = False
     encoders: ClassVar[tuple[str, ...]] = ("W_enc",)
     lacks: ClassVar[tuple[str, ...]] = ()
+    joins: ClassVar[str] = ""
     mean: Tensor
     scale: Tensor
+    target_mean: Tensor
+    target_scale: Tensor
+    W_skip: nn.Parameter | None
+    n_sample: int = 0
     framed: bool = False
     """Whether rows are normalized each by itself; codes then carry a `frame`."""
 
-    def __init__(self, d_in: int, n_latents: int) -> None:
+    def __init__(
+        self, d_in: int, n_latents: int, d_out: int | None = None, widths: tuple[int, ...] = ()
+    ) -> None:
         super().__init__()
         if d_in < 1 or n_latents < 1:
             raise SAEError(f"d_in and n_latents must be positive, got {d_in} and {n_latents}")
+        self.widths = widths or (d_in,)
+        if sum(self.widths) != d_in:
+            raise SAEError(f"widths {self.widths} add up to {sum(self.widths)}, not to d_in {d_in}")
         self.d_in = d_in
-        self.d_out = d_in
+        self.d_out = d_out or d_in
         self.n_latents = n_latents
         self.register_buffer("mean", torch.zeros(d_in))
-        self.register_buffer("scale", torch.ones(()))
+        self.register_buffer("scale", torch.ones(()) if len(self.widths) == 1 else torch.ones(d_in))
+        self.separate = d_out is not None
+        if self.separate:
+            self.register_buffer("target_mean", torch.zeros(self.d_out))
+            self.register_buffer("target_scale", torch.ones(()))
+        self.register_parameter("W_skip", None)
         self.provenance: dict[str, Any] = {}
         self.trained_units = torch.zeros(0, dtype=torch.int64)
 
@@ -179,11 +202,19 @@ class SAE(nn.Module, abc.ABC):
                     "changed by code._replace(values=...)"
                 )
             z = z * code.frame[:, 1:] + code.frame[:, :1]
+        if self.separate:
+            return z * self.target_scale + self.target_mean
         return z * self.scale + self.mean
 
     def forward(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-        """Reconstruct raw rows: decode(encode(x))."""
-        return self.decode(self.encode(x))
+        """Reconstruct raw rows: decode(encode(x)), and the linear skip where there is one."""
+        found = self.decode(self.encode(x))
+        if self.W_skip is None:
+            return found
+        return found + self.normalize(x) @ self.W_skip.T * self.target_scale
+
+    def take_sample(self, rows: Float[Tensor, "s d"]) -> None:
+        """Set what the variant draws from the data; nothing for those with `n_sample` 0."""
 
     def normalize(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
         """Rows in normalized units: (x - mean) / scale, in the dtype of the weights.
@@ -198,32 +229,46 @@ class SAE(nn.Module, abc.ABC):
             )
         return (x.to(self.mean.dtype) - self.mean).div_(self.scale)
 
-    def fit(self, mean: Float[Tensor, " d"], variance: Float[Tensor, " d"]) -> None:
+    def normalize_target(self, y: Float[Tensor, "n e"]) -> Float[Tensor, "n e"]:
+        """Rows to reconstruct in normalized units, of a variant that has targets.
+
+        Raises:
+            SAEError: y is not [n, d_out].
+        """
+        if y.ndim != 2 or y.shape[1] != self.d_out:
+            raise SAEError(f"targets of shape {tuple(y.shape)} do not fit d_out {self.d_out}")
+        return (y.to(self.target_mean.dtype) - self.target_mean).div_(self.target_scale)
+
+    def fit(
+        self,
+        mean: Float[Tensor, " d"],
+        variance: Float[Tensor, " d"],
+        target_mean: Float[Tensor, " e"] | None = None,
+        target_variance: Float[Tensor, " e"] | None = None,
+    ) -> None:
         """Set the buffers from the data's moments: scale = sqrt(sum of variances).
+
+        With several `widths`, each part's scale is sqrt(parts * sum of its variances), so that a
+        row of z has mean squared length 1 and every part an equal share of it.
 
         Args:
             mean: [d] float64.
             variance: [d] float64.
+            target_mean: [d_out] float64, of what is reconstructed where it is `separate`; None:
+                that of the input.
+            target_variance: [d_out] float64.
 
         Raises:
             SAEError: wrong width, a value that is not finite, or data without any variance.
         """
-        if tuple(mean.shape) != (self.d_in,) or tuple(variance.shape) != (self.d_in,):
-            raise SAEError(
-                f"statistics of shape {tuple(mean.shape)} and {tuple(variance.shape)} "
-                f"do not fit d_in {self.d_in}"
-            )
-        scale = variance.double().sum().sqrt()
-        if not (bool(torch.isfinite(mean).all()) and bool(torch.isfinite(scale))):
-            raise SAEError(
-                "the statistics of the activations are not finite: run the store's verify"
-            )
-        if float(scale) == 0.0:
-            raise SAEError(
-                "the activations are constant (variance 0): there is nothing to decompose"
-            )
+        scale = _find_scale(mean, variance, self.widths, "d_in")
         self.mean.copy_(mean)
         self.scale.copy_(scale)
+        if self.separate:
+            target_mean = mean if target_mean is None else target_mean
+            variance = variance if target_variance is None else target_variance
+            self.target_scale.copy_(_find_scale(target_mean, variance, (self.d_out,), "d_out"))
+            self.target_mean.copy_(target_mean)
 
     def save(self, directory: str | Path) -> Path:
         """Write `config.json` and `sae.safetensors` into a directory, and return it."""
@@ -281,3 +326,22 @@ class SAE(nn.Module, abc.ABC):
 
     def _where(self) -> str:
         return f" of the SAE trained on {self.point['name']!r}" if self.point else ""
+
+
+def _find_scale(mean: Tensor, variance: Tensor, widths: tuple[int, ...], name: str) -> Tensor:
+    """Scale [] of moments of one part, [d] of several."""
+    d = sum(widths)
+    if tuple(mean.shape) != (d,) or tuple(variance.shape) != (d,):
+        raise SAEError(
+            f"statistics of shape {tuple(mean.shape)} and {tuple(variance.shape)} "
+            f"do not fit {name} {d}"
+        )
+    sums = torch.stack([part.sum() for part in variance.double().split(list(widths))])
+    scale = (len(widths) * sums).sqrt()
+    what = "target's activations" if name == "d_out" else "activations"
+    if not (bool(torch.isfinite(mean).all()) and bool(torch.isfinite(scale).all())):
+        raise SAEError(f"the statistics of the {what} are not finite: run the store's verify")
+    if bool((scale == 0).any()):
+        part = f" of site {int((scale == 0).nonzero()[0])}" if len(widths) > 1 else ""
+        raise SAEError(f"the {what}{part} are constant (variance 0): there is nothing to decompose")
+    return scale[0] if len(widths) == 1 else scale.repeat_interleave(torch.tensor(widths))

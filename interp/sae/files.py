@@ -219,5 +219,6 @@ def _check_values(tensors: dict[str, Tensor], where: str) -> None:
                 f"{where}: {name} holds values that are not finite numbers; "
                 "if the training diverged, train again with a lower lr"
             )
-    if not float(tensors["scale"]) > 0:
-        raise SAEError(f"{where}: scale = {float(tensors['scale'])} must be positive")
+    for name in {"scale", "target_scale"} & set(tensors):
+        if not bool((tensors[name] > 0).all()):
+            raise SAEError(f"{where}: {name} = {float(tensors[name].min())} must be positive")
