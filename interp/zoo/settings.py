@@ -96,7 +96,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     # So little text is learnt by heart within a few hundred steps: dropout and weight decay, and
     # other orders of the tags (text_tokens.documents).
     "text": {
-        "batch_size": 64,
+        "batch_size": 32,
         "lr": 2e-3,
         "betas": (0.9, 0.98),
         "weight_decay": 0.1,

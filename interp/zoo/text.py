@@ -47,6 +47,8 @@ NOTE = (
     "Trained on the captions and tags of 3,407 small images: it knows their words and no grammar. "
     "Claims about language need a sentence encoder that was trained on language: the MiniLM asset."
 )
+# Groups by length that a batch is split into: four halve the time of a step, more gain little.
+PARTS = 4
 # Texts that the card's picture continues, and how.
 PROMPTS = 24
 TEMPERATURE = 0.7
@@ -119,12 +121,20 @@ def step(job: Job, tokens: Tensor, labels: Tensor, progress: float) -> dict[str,
     chosen = torch.randint(tokens.shape[1], (n,), generator=generator, device=device)
     rows = tokens[torch.arange(n, device=device), chosen]
     follow = targets(rows)
-    # Columns behind the longest text of the batch cost time and teach nothing.
-    longest = int((follow >= 0).sum(1).max())
-    rows, follow = rows[:, :longest], follow[:, :longest]
+    lengths = (follow >= 0).sum(1)
+    total = torch.zeros((), device=device)
     with _dropping(net, recipe["dropout"], generator):
-        logits = net(rows).logits
-    loss = F.cross_entropy(logits.flatten(0, 1), follow.flatten(), ignore_index=-100)
+        # Texts of about one length together: columns behind the longest teach nothing.
+        for part in lengths.argsort(stable=True).chunk(PARTS):
+            longest = int(lengths[part].max())
+            logits = net(rows[part, :longest]).logits
+            total = total + F.cross_entropy(
+                logits.flatten(0, 1),
+                follow[part, :longest].flatten(),
+                ignore_index=-100,
+                reduction="sum",
+            )
+    loss = total / lengths.sum()
     update(loss, job.optimizers["text"])
     return {"loss": loss.detach()}
 
