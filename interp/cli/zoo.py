@@ -32,7 +32,7 @@ class ZooCard:
     """Print a model's card: data, recipe, training, quality."""
 
     name: Annotated[Positional[str], arg(metavar="NAME")]
-    """gan, vae, ddpm, vit, or with a seed: gan/1."""
+    """A name of `interp zoo list`, or with a training seed: gan/1."""
 
     def run(self) -> None:
         """Print JSON."""
@@ -49,7 +49,7 @@ class ZooTrain:
     """
 
     name: Annotated[Positional[str], arg(metavar="NAME")]
-    """gan, vae, ddpm or vit."""
+    """A name of `interp zoo list`; ldm needs vae and text, shipped or in the same folder."""
     out: Path = Path("checkpoints")
     """Folder of checkpoints and of the finished weights and card."""
     seed: int = 0
@@ -77,7 +77,7 @@ class ZooEvaluate:
     """
 
     name: Annotated[Positional[str], arg(metavar="NAME")]
-    """gan, vae, ddpm, vit, or with a seed: gan/1."""
+    """A name of `interp zoo list`, or with a training seed: gan/1."""
     folder: Path | None = None
     """Folder of `interp zoo train`; its card is rewritten. None: the shipped model, only shown."""
     n: int | None = None

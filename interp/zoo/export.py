@@ -22,7 +22,7 @@ def export(job: Job, name: str, out: Path, *, seed: int, device: str, data: Any)
 
     Args:
         job: the training, at its end or on its way.
-        name: gan, vae, ddpm or vit.
+        name: one of `nets.NAMES`.
         out: folder of the two files.
         seed: training seed.
         device: where it was trained.
@@ -136,7 +136,7 @@ def sample_picture(name: str, net: Any, path: Path, heldout: Any) -> None:
     of held-out images per category that it names, those of another category inverted.
 
     Args:
-        name: gan, vae, ddpm or vit.
+        name: one of `nets.NAMES`.
         net: the network.
         path: PNG file.
         heldout: held-out `Images`.

@@ -164,7 +164,8 @@ def make_pipe(net: Any, card: dict[str, Any], *, folder: Path | str | None = Non
         text_encoder=parts["text"].transformer,
         tokenizer=load_tokenizer(folder=folder, length=CONTEXT),
         unet=net,
-        scheduler=DDIMScheduler(**SCHEDULER),
+        # The pipeline asks for this offset; timesteps that trail do not use it.
+        scheduler=DDIMScheduler(**SCHEDULER, steps_offset=1),
         safety_checker=None,  # type: ignore[arg-type]
         feature_extractor=None,  # type: ignore[arg-type]
         requires_safety_checker=False,

@@ -69,7 +69,7 @@ def build_net(name: str, *, n_classes: int, seed: int = 0) -> nn.Module:
     """Return an untrained network in evaluation mode, its weights a function of the seed alone.
 
     Args:
-        name: gan, vae, ddpm or vit.
+        name: one of `nets.NAMES`.
         n_classes: number of categories; `ddpm` and `dit` have one more, the null class, with this
             index.
         seed: seed of the initial weights; the global random state is left as it was.
@@ -170,7 +170,7 @@ def load_net(
     """Return a network of the zoo in evaluation mode, and its card as a dict.
 
     Args:
-        name: gan, vae, ddpm or vit.
+        name: one of `nets.NAMES`.
         seed: training seed whose weights are loaded.
         untrained: build the untrained twin from `init_seed` instead.
         init_seed: seed of the twin's weights.

@@ -227,7 +227,7 @@ def make_job(
     """Return the training of one network before its first step.
 
     Args:
-        name: gan, vae, ddpm or vit.
+        name: one of `nets.NAMES`.
         n_classes: number of categories.
         seed: initial weights and all randomness of the training.
         device: where it runs.
@@ -275,7 +275,7 @@ def train_zoo(
     `minutes` depend on the machine's speed.
 
     Args:
-        name: gan, vae, ddpm or vit.
+        name: one of `nets.NAMES`.
         out: folder of `<name>.safetensors` and `<name>.json` (`<name>-1` for seed 1); checkpoints
             and the log go to `out/<name>`. `ldm` takes the `vae` and `text` there, else the
             shipped ones.
@@ -327,7 +327,7 @@ def export_checkpoint(
     """Write weights and card of a training that still runs or was stopped; return the path.
 
     Args:
-        name: gan, vae, ddpm or vit.
+        name: one of `nets.NAMES`.
         checkpoint: a `last.pt` or milestone that `train_zoo` wrote.
         out: folder of the two files.
         seed: the training's seed.
