@@ -1,4 +1,9 @@
-"""Results as a Markdown table, the one that the README shows."""
+"""Results as Markdown: all figures, or the sections that a document has markers for.
+
+A section `name` stands between the lines `<!-- name -->` and `<!-- /name -->`: `benchmarks`, the
+figures that have a target; `peers`, the comparison with other libraries; `quality`, every
+variant on every planted dictionary.
+"""
 
 import argparse
 import json
@@ -8,8 +13,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 RESULTS = Path(__file__).parent / "results"
-BEGIN, END = "<!-- benchmarks -->", "<!-- /benchmarks -->"
-
 
 UNMEASURED = "not yet measured on a GPU"
 # What a GPU must show: in the table as unmeasured until a result of the case `gpu` is there.
@@ -73,12 +76,18 @@ def unmeasured(records: Sequence[dict[str, Any]]) -> list[tuple[str, str, str]]:
     return [(name, UNMEASURED, limit) for name, limit in GPU_TARGETS]
 
 
-def table(records: Sequence[dict[str, Any]], missing: Sequence[tuple[str, str, str]] = ()) -> str:
+def table(
+    records: Sequence[dict[str, Any]],
+    missing: Sequence[tuple[str, str, str]] = (),
+    *,
+    targets_only: bool = False,
+) -> str:
     """Write results as one table, with where they were measured below.
 
     Args:
         records: result files as `benchmarks.run` writes them.
         missing: rows for what is not measured, see `unmeasured`.
+        targets_only: leave out figures without a target.
 
     Returns:
         Markdown: case, figure, measured value, target; then one line for each machine and commit.
@@ -86,6 +95,8 @@ def table(records: Sequence[dict[str, Any]], missing: Sequence[tuple[str, str, s
     lines = ["| case | figure | measured | target |", "|---|---|---|---|"]
     for record in records:
         for figure in figures(record["result"]):
+            if targets_only and not figure.limit:
+                continue
             missed = " (missed)" if figure.met() is False else ""
             target = f"{figure.limit} {figure.unit}".strip() if figure.limit else ""
             lines.append(
@@ -109,40 +120,58 @@ def load(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
 
 
-def replace(document: str, new: str) -> str:
-    """Put a table between the markers of a document.
+def sections(records: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """Name of every section that the results have data for, and its Markdown."""
+    from benchmarks.peers.report import tables as peers
+    from benchmarks.variants_report import tables as variants
+
+    shown = {"benchmarks": table(records, unmeasured(records), targets_only=True)}
+    for name, write in {"peers": peers, "quality": variants}.items():
+        found = [write(record) for record in records if record["case"] == name]
+        if found:
+            shown[name] = "\n\n".join(found)
+    return shown
+
+
+def replace(document: str, name: str, new: str) -> str:
+    """Put a section between its markers.
 
     Args:
-        document: Markdown with the lines `<!-- benchmarks -->` and `<!-- /benchmarks -->`.
+        document: Markdown with the lines `<!-- name -->` and `<!-- /name -->`.
+        name: of the section.
         new: what goes between them.
 
     Returns:
-        The document with everything between its markers replaced.
+        The document with everything between the markers replaced.
 
     Raises:
         ValueError: the markers are not there once each, in this order.
     """
-    if document.count(BEGIN) != 1 or document.count(END) != 1:
-        raise ValueError(f"the document needs the lines {BEGIN} and {END}, once each")
-    head, _, rest = document.partition(BEGIN)
-    _, found, tail = rest.partition(END)
+    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    if document.count(begin) != 1 or document.count(end) != 1:
+        raise ValueError(f"the document needs the lines {begin} and {end}, once each")
+    head, _, rest = document.partition(begin)
+    _, found, tail = rest.partition(end)
     if not found:
-        raise ValueError(f"{END} stands before {BEGIN}")
-    return f"{head}{BEGIN}\n{new}\n{END}{tail}"
+        raise ValueError(f"{end} stands before {begin}")
+    return f"{head}{begin}\n{new}\n{end}{tail}"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print the table, or write it into a document."""
+    """Print all figures, or write the sections of a document."""
     parser = argparse.ArgumentParser("python -m benchmarks.report", description=__doc__)
     parser.add_argument("results", nargs="?", type=Path, default=RESULTS, help="folder of results")
-    parser.add_argument("--readme", type=Path, help=f"document with the lines {BEGIN} and {END}")
+    parser.add_argument("--readme", type=Path, help="document with markers of sections")
     options = parser.parse_args(arguments)
     records = load(options.results)
-    new = table(records, unmeasured(records))
     if options.readme is None:
-        print(new)
-    else:
-        options.readme.write_text(replace(options.readme.read_text(), new))
+        print(table(records, unmeasured(records)))
+        return 0
+    document = options.readme.read_text()
+    for name, new in sections(records).items():
+        if name == "benchmarks" or f"<!-- {name} -->" in document:
+            document = replace(document, name, new)
+    options.readme.write_text(document)
     return 0
 
 

@@ -76,12 +76,21 @@ def test_a_limit_is_read_with_its_sign(limit: str, met: bool | None) -> None:
 
 
 def test_only_what_stands_between_the_markers_is_replaced() -> None:
-    document = f"above\n{report.BEGIN}\nold\n{report.END}\nbelow\n"
-    once = report.replace(document, "new")
-    assert once == f"above\n{report.BEGIN}\nnew\n{report.END}\nbelow\n"
-    assert report.replace(once, "new") == once
+    document = "above\n<!-- a -->\nold\n<!-- /a -->\nbelow\n"
+    once = report.replace(document, "a", "new")
+    assert once == "above\n<!-- a -->\nnew\n<!-- /a -->\nbelow\n"
+    assert report.replace(once, "a", "new") == once
     with pytest.raises(ValueError, match="once each"):
-        report.replace("none", "new")
+        report.replace(once, "b", "new")
+
+
+def test_the_section_of_targets_leaves_figures_without_one_out() -> None:
+    one = {"name": "ratio", "value": 2.0, "unit": "x", "limit": ">= 1"}
+    record = {**_record(), "result": {"figures": [one, {"name": "extra", "value": 1.0}]}}
+    shown = report.sections([record])["benchmarks"]
+    assert "ratio" in shown
+    assert "extra" not in shown
+    assert "extra" in report.table([record])
 
 
 def test_an_unknown_case_is_named(capsys: pytest.CaptureFixture[str]) -> None:
