@@ -18,6 +18,10 @@ from interp.sae.losses import auxk_loss, mean_square, normalize_rows_, project_g
 from interp.sae.options import own_options, split_options
 from interp.sae.relu import Options, sparsity
 
+# Weight of the penalty times sqrt(k). More than ReLU's: the gate's reconstruction, whose weight is
+# 1, holds against it. Of 20 atoms in 16 dimensions, 2 active: .95 recovered (.6: .60, .3: .05).
+SHARE = 1.1
+
 
 class Gated(SAE):
     """Latents that fire where a gate opens, with a strength that the penalty does not shrink.
@@ -28,8 +32,8 @@ class Gated(SAE):
 
     where the last term decodes with W_dec and b_dec held fixed: it teaches the gate alone. `W_enc`
     is the source's W_gate, named as in the files of SAELens and dictionary_learning. The decoder's
-    rows have norm 1. The encoder starts as ReLU's, r_mag and all biases at 0. `TrainConfig.k` has
-    no effect.
+    rows have norm 1. The encoder starts as ReLU's, r_mag and all biases at 0. `TrainConfig.k` sets
+    the default of l1 alone.
 
     Args:
         d_in: d, width of the activations.
@@ -67,7 +71,7 @@ class Gated(SAE):
     def build(cls, d_in: int, config: TrainConfig) -> "Gated":
         """A fresh SAE of width d_in from a training config."""
         common, own = split_options(cls, config.options)
-        given = dataclasses.asdict(own)
+        given = {**dataclasses.asdict(own), "l1": own.l1 or SHARE / config.k**0.5}
         return cls(d_in, config.n_latents, seed=config.seed, aux_k=common.aux_k, **given)
 
     def encode(self, x: Float[Tensor, "n d"]) -> Code:

@@ -17,11 +17,11 @@ REVIVING = [name for name in ALL if VARIANTS[name].has_aux]
 # Options of the small SAEs of this suite, beside aux_k = 4.
 SMALL: dict[str, dict] = {}
 # Parameters whose gradients are estimates, of variants with `straight_through`.
-ESTIMATED: dict[str, tuple[str, ...]] = {}
+ESTIMATED = {"jumprelu": ("log_threshold",)}
 # The bias that AuxK sees, where it is not b_enc.
 AUX_BIAS = {"gated": "b_gate"}
 # Variants whose loss of a row depends on the other rows of its batch.
-BY_BATCH: set[str] = set()
+BY_BATCH = {"batchtopk", "jumprelu", "matryoshka"}
 # Options of the planted case, where the defaults are for longer runs.
 PLANTED: dict[str, dict] = {}
 # Recovered atoms, FVU and dead latents that the benchmark dictionary must reach in 1500 steps.
@@ -193,7 +193,7 @@ def test_dictionary_rows_stay_on_the_unit_sphere_where_the_class_says_so(sae, x)
     sae.before_step()
     if sae.unit_dictionary:
         along = (sae.dictionary().grad * sae.dictionary()).sum(1)
-        torch.testing.assert_close(along, torch.zeros(M), atol=1e-6, rtol=0)
+        torch.testing.assert_close(along, torch.zeros(M), atol=1e-5, rtol=0)
     optimizer.step()
     sae.after_step()
     found = torch.allclose(sae.dictionary().norm(dim=1), torch.ones(M))
