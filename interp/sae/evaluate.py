@@ -2,6 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,15 +11,26 @@ from torch import Tensor
 
 from interp.errors import SAEError
 from interp.sae.base import SAE
-from interp.sae.baselines import Baseline, random_dictionary, sparse_pca
+from interp.sae.baselines import Baseline
+from interp.sae.beside import (
+    Sample,
+    as_sae,
+    check_second,
+    compare,
+    compare_baselines,
+    sae_rival,
+)
 from interp.sae.match import check_match
+from interp.sae.metrics import matched
 from interp.sae.split import seen_generations
-from interp.store import ActivationStore
+from interp.store import ActivationStore, open_store
 from interp.store.coords import row_ids
 
 _CHUNK = 8192
 # Baselines judge this many rows and fit on twice as many: FVU to about 1 %.
 _SAMPLE = 2048
+# Rows whose means over each image are compared with the labels.
+_LABELED = 16384
 
 
 @dataclass(frozen=True)
@@ -52,6 +64,10 @@ class Evaluation:
     per_call: tuple[CallQuality, ...]
     baselines: tuple[Baseline, ...]
     """FVU of other codes with the same k, and of the SAE itself, on one sample of the rows."""
+    controls: tuple[Baseline, ...]
+    """An SAE of the untrained twin, on the twin's rows, and one of a second seed, if given."""
+    matched: float | None
+    """Share of latents that a second seed has found too, see `interp.sae.metrics.matched`."""
     sae: str
     """Digest."""
     store: str
@@ -73,9 +89,14 @@ def evaluate(
     rows: np.ndarray | None = None,
     allow_train: bool = False,
     baselines: bool = True,
+    twin: tuple[SAE | str | Path, ActivationStore | str | Path] | None = None,
+    second: SAE | str | Path | None = None,
     seed: int = 0,
 ) -> Evaluation:
     """Measure an SAE on rows whose images and clusters produced none of its training rows.
+
+    What it has to beat stands beside it: codes that need no training, an SAE of the model before
+    its training, and an SAE that differs in its seed alone.
 
     Args:
         sae: trained on this point.
@@ -85,7 +106,10 @@ def evaluate(
         allow_train: let rows of trained images in; the record says so. Needed for an SAE that does
             not know its training rows (trained on an iterable, or nowhere by `train`).
         baselines: also compute k-sparse PCA and a random dictionary, see `interp.sae.baselines`.
-        seed: of the baselines' samples and dictionary.
+        twin: an SAE, or its run directory, that was trained on the same point of the untrained
+            model, and a store of that model; it is judged on the store's rows.
+        second: an SAE of another seed, or its run directory.
+        seed: of the baselines' samples and dictionary, and of the labels' halves.
 
     Returns:
         The record.
@@ -93,10 +117,15 @@ def evaluate(
     Raises:
         SAEError: the SAE does not belong to the point or model, rows of trained images were asked
             for, or the SAE does not know its training rows; the last two unless `allow_train`.
+            The twin's store is of a trained or another model; the second SAE is the first.
         PointError: the store has no such point.
     """
     store.entries(point)
     check_match(sae, store.points[point], store.model)
+    other = None if second is None else as_sae(second)
+    if other is not None:
+        check_match(other, store.points[point], store.model)
+        check_second(sae, other)
     mask, generation = _judged_rows(sae, store, point, rows, allow_train)
     call = store.coords(point, columns=["call", "t", "log_snr"])
     sums = _Sums(sae, int(call["call"].max()) + 1)
@@ -105,7 +134,11 @@ def evaluate(
             kept = mask[ids]
             if kept.any():
                 sums.add(x[torch.from_numpy(kept)], call["call"][ids[kept]])
-    compared = _baselines(sae, store, point, mask, seed) if baselines else ()
+    controls = []
+    if twin is not None:
+        controls.append(_of_twin(twin, store, point, allow_train, seed))
+    if other is not None:
+        controls.append(_of_second(other, store, point, mask, allow_train, seed))
     return Evaluation(
         point=point,
         n_rows=int(mask.sum()),
@@ -115,7 +148,9 @@ def evaluate(
         dead=float((~sums.fired).double().mean()),
         severity=sums.severity(),
         per_call=sums.table(call, mask),
-        baselines=compared,
+        baselines=_baselines(sae, store, point, mask, seed) if baselines else (),
+        controls=tuple(controls),
+        matched=None if other is None else matched(sae.dictionary(), other.dictionary()),
         sae=sae.digest,
         store=store.hash,
         trained_rows=allow_train if len(sae.trained_units) else None,
@@ -229,21 +264,87 @@ def _number(value: float) -> float | None:
 def _baselines(
     sae: SAE, store: ActivationStore, point: str, mask: np.ndarray, seed: int
 ) -> tuple[Baseline, ...]:
-    judged = store.rows(point, _sample(mask, _SAMPLE, seed)).double()
+    fitting, fitted_on = fitting_rows(store, point, mask, seed)
+    return compare_baselines(sae, _sampled(store, point, mask, seed), fitting, fitted_on)
+
+
+def fitting_rows(
+    store: ActivationStore, point: str, mask: np.ndarray, seed: int
+) -> tuple[Tensor, str]:
+    """Float64 rows for a baseline to be fitted on, and their name: others than the mask's."""
     other = ~mask
     # Without other rows PCA may look at what it is judged on: that only flatters the baseline.
-    outside = int(other.sum()) >= 2 * sae.d_in
-    fitting = store.rows(point, _sample(other if outside else mask, 2 * _SAMPLE, seed + 1)).double()
-    with torch.no_grad():
-        code = sae.encode(judged.float())
-        error = (judged - sae.decode(code).double()).square().sum()
-    spread = (judged - judged.mean(dim=0)).square().sum()
-    k = max(1, round(float((code.values > 0).sum(dim=1).double().mean())))
-    return (
-        Baseline("sae", _ratio(error, spread), k, "training rows"),
-        sparse_pca(judged, fitting, k, "other rows" if outside else "the judged rows"),
-        random_dictionary(judged, fitting.mean(dim=0), sae.n_latents, k, seed),
+    outside = int(other.sum()) >= 2 * store.points[point].width
+    ids = _sample(other if outside else mask, 2 * _SAMPLE, seed + 1)
+    return store.rows(point, ids).double(), "other rows" if outside else "the judged rows"
+
+
+def _sampled(store: ActivationStore, point: str, mask: np.ndarray, seed: int) -> Sample:
+    """The rows of a mask on which codes are compared."""
+    table = store.generations
+    ids = _sample(mask, _LABELED, seed + 2)
+    generation = store.coords(point, ids, columns=["generation"])["generation"]
+    images, image = np.unique(generation, return_inverse=True)
+    place = np.searchsorted(table["generation"], images)
+    names = {
+        name: np.array([str(value) for value in table[name]], dtype=object)[place]
+        for name in ("category", "cluster", "image_id")
+    }
+    cluster = np.where(names["cluster"] == "", names["image_id"], names["cluster"])
+    return Sample(
+        judged=store.rows(point, _sample(mask, _SAMPLE, seed)).double(),
+        labeled=store.rows(point, ids),
+        image=image,
+        category=names["category"],
+        cluster=cluster.astype(str),
+        seed=seed,
     )
+
+
+def _of_twin(
+    twin: tuple[SAE | str | Path, ActivationStore | str | Path],
+    store: ActivationStore,
+    point: str,
+    allow_train: bool,
+    seed: int,
+) -> Baseline:
+    """The SAE of the untrained twin on the twin's rows."""
+    sae = as_sae(twin[0])
+    rows = twin[1] if isinstance(twin[1], ActivationStore) else open_store(twin[1])
+    trained, untrained = store.model, rows.model
+    if not untrained.get("untrained"):
+        raise SAEError(
+            f"the twin's store {rows.hash[:12]} is of {untrained.get('spec')} with its trained "
+            "weights: capture the untrained model (untrained=True, --untrained)"
+        )
+    if trained.get("spec") != untrained.get("spec"):
+        raise SAEError(
+            f"the twin is of {untrained.get('spec')}, the SAE of {trained.get('spec')}: no twin"
+        )
+    rows.entries(point)
+    check_match(sae, rows.points[point], untrained)
+    mask, _ = _judged_rows(sae, rows, point, None, allow_train)
+    sample = _sampled(rows, point, mask, seed)
+    return compare(sae_rival("SAE of the untrained twin", sae, sample.judged), sample)
+
+
+def _of_second(
+    sae: SAE,
+    store: ActivationStore,
+    point: str,
+    mask: np.ndarray,
+    allow_train: bool,
+    seed: int,
+) -> Baseline:
+    """The SAE of another seed, on those of the rows that it has not seen either."""
+    if not allow_train:
+        generation = store.coords(point, columns=["generation"])["generation"]
+        seen = seen_generations(store.generations, sae.trained_units)
+        mask = mask & ~seen[np.searchsorted(store.generations["generation"], generation)]
+    if not mask.any():
+        return Baseline("SAE of a second seed", None, 0, "all of these rows")
+    sample = _sampled(store, point, mask, seed)
+    return compare(sae_rival("SAE of a second seed", sae, sample.judged), sample)
 
 
 def _sample(mask: np.ndarray, limit: int, seed: int) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Evaluation: its sums, who may be judged, and the baselines."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -10,7 +11,10 @@ from interp.errors import InputError, PointError, SAEError
 from interp.features import describe
 from interp.sae import TopK, TrainConfig, evaluate, train
 from interp.sae.baselines import random_dictionary, sparse_pca
-from interp.sae.split import training_generations, unit_hash
+from interp.sae.labels import auc_table, label_auc
+from interp.sae.metrics import matched
+from interp.sae.split import seen_generations, training_generations, unit_hash
+from interp.store import write_store
 from tests.sae.stores import make_store
 
 
@@ -179,3 +183,138 @@ def test_the_split_of_a_cluster_does_not_depend_on_the_order():
     assert (~mask).sum() == 10
     assert (mask[::-1] == training_generations(flipped, 0.2, 3)).all()
     assert (mask != training_generations(table, 0.2, 4)).any()
+
+
+# Beside the SAE: the untrained twin, a second seed, labels
+
+
+def _labeled(out, seed=0, **model):
+    """A store whose categories are told by one planted atom each."""
+    g = torch.Generator().manual_seed(seed)
+    atoms = torch.nn.functional.normalize(torch.randn(12, 8, generator=g), dim=1)
+    kind = torch.arange(60) % 3
+    mixture = torch.rand(60, 1, 10, 12, generator=g) * (
+        torch.rand(60, 1, 10, 12, generator=g) < 0.15
+    )
+    mixture[torch.arange(60), :, :5, kind] += 1.0
+    return write_store(
+        out,
+        {"mid": mixture @ atoms},
+        generations={
+            "image_id": [f"image{i}" for i in range(60)],
+            "cluster": [f"cluster{i}" for i in range(60)],
+            "category": [f"kind{k}" for k in kind.tolist()],
+        },
+        model={"spec": "test", "weights_sha256": "ab" * 32, "untrained": False, **model},
+        shard_size=30,
+    )
+
+
+CONFIG = TrainConfig(n_latents=12, k=2, batch_size=64, steps=200, held_out=0.6, checkpoint_every=0)
+
+
+@pytest.fixture(scope="module")
+def labeled(tmp_path_factory):
+    return _labeled(tmp_path_factory.mktemp("labeled"))
+
+
+@pytest.fixture(scope="module")
+def runs(labeled, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    first = train(labeled, CONFIG, point="mid", out=folder / "first")
+    mask = ~seen_mask(labeled, first.sae)
+    config = dataclasses.replace(CONFIG, seed=1)
+    second = train(labeled, config, point="mid", out=folder / "second", rows=~mask)
+    return first, second
+
+
+def seen_mask(store, sae):
+    seen = seen_generations(store.generations, sae.trained_units)
+    return seen[store.coords("mid")["generation"]]
+
+
+@pytest.fixture(scope="module")
+def twin(tmp_path_factory):
+    store = _labeled(
+        tmp_path_factory.mktemp("twin"), seed=7, untrained=True, weights_sha256="cd" * 32
+    )
+    run = train(store, CONFIG, point="mid", out=tmp_path_factory.mktemp("twin_run"))
+    return run, store
+
+
+def test_twin_and_second_seed_stand_beside_the_baselines(labeled, runs, twin):
+    first, second = runs
+    found = evaluate(first.sae, labeled, "mid", twin=(twin[0].sae, twin[1]), second=second.sae)
+    names = [one.name for one in found.controls]
+    assert names == ["SAE of the untrained twin", "SAE of a second seed"]
+    assert all(one.fvu is not None and 0 < one.fvu < 1 for one in found.controls)
+    assert 0 < found.matched <= 1
+    assert found.matched == matched(first.sae.dictionary(), second.sae.dictionary())
+    alone = evaluate(second.sae, labeled, "mid")
+    assert found.controls[1].fvu == alone.baselines[0].fvu
+    assert json.loads(json.dumps(found.as_dict()))["controls"][0]["labels"]["n_categories"] >= 2
+
+
+def test_run_directories_and_stores_may_be_paths(labeled, runs, twin):
+    given = {"twin": (twin[0].path, str(twin[1].path)), "second": runs[1].path}
+    found = evaluate(runs[0].sae, labeled, "mid", baselines=False, **given)
+    same = evaluate(
+        runs[0].sae, labeled, "mid", baselines=False, twin=(twin[0].sae, twin[1]),
+        second=runs[1].sae,
+    )  # fmt: skip
+    assert found == same
+
+
+def test_a_second_seed_that_has_seen_all_judged_rows_is_matched_only(labeled, runs, tmp_path):
+    everything = np.ones(600, dtype=bool)
+    config = dataclasses.replace(CONFIG, seed=2)
+    other = train(labeled, config, point="mid", out=tmp_path, rows=everything).sae
+    found = evaluate(runs[0].sae, labeled, "mid", baselines=False, second=other)
+    assert found.controls[0].fvu is None
+    assert found.controls[0].fitted_on == "all of these rows"
+    assert found.matched is not None
+
+
+def test_what_is_no_twin_and_no_second_is_refused(labeled, runs, twin):
+    sae = runs[0].sae
+    with pytest.raises(SAEError, match="is of test with its trained weights"):
+        evaluate(sae, labeled, "mid", twin=(sae, labeled))
+    with pytest.raises(SAEError, match=r"second is the same SAE \(.*another TrainConfig.seed"):
+        evaluate(sae, labeled, "mid", second=sae)
+    with pytest.raises(SAEError, match="trained on test with weights cdcdcd"):
+        evaluate(sae, labeled, "mid", second=twin[0].sae)
+
+
+def test_labels_are_told_by_latents_better_than_by_random_directions(labeled, runs):
+    found = evaluate(runs[0].sae, labeled, "mid")
+    labels = {one.name: one.labels for one in found.baselines}
+    assert labels["sae"].n_images == 36
+    assert labels["sae"].per_category > 0.85
+    assert labels["sae"].per_category > labels["random dictionary"].per_category
+    assert all(0 <= one.per_latent <= 1 for one in labels.values())
+
+
+def test_an_auc_counts_pairs_and_halves_ties():
+    scores = torch.tensor([[0.0], [1.0], [1.0], [3.0]])
+    members = torch.tensor([[False], [False], [True], [True]])
+    # Pairs of a member and another: 1 > 0, 1 = 1, 3 > 0, 3 > 1.
+    assert auc_table(scores, members).item() == pytest.approx(3.5 / 4)
+    assert auc_table(-scores, members).item() == pytest.approx(0.5 / 4)
+
+
+def test_chosen_on_one_half_and_measured_on_the_other_noise_has_an_auc_of_one_half(generator):
+    scores = torch.randn(240, 400, generator=generator)
+    category = np.array([f"c{i % 4}" for i in range(240)], dtype=object)
+    cluster = np.array([f"k{i // 2}" for i in range(240)])
+    found = label_auc(scores, category, cluster, 0)
+    assert found.per_latent == pytest.approx(0.5, abs=0.02)
+    assert found.per_category == pytest.approx(0.5, abs=0.1)
+    scores[:, 3] = torch.tensor([i % 4 == 2 for i in range(240)]).float()
+    assert label_auc(scores, category, cluster, 0).per_category > 0.55
+
+
+def test_without_two_categories_in_both_halves_there_is_no_auc(generator):
+    scores = torch.rand(20, 3, generator=generator)
+    cluster = np.array([f"k{i}" for i in range(20)])
+    for names in ([""] * 20, ["a"] * 20, ["a"] * 18 + ["b"] * 2):
+        assert label_auc(scores, np.array(names, dtype=object), cluster, 0) is None
