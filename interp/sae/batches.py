@@ -4,16 +4,22 @@ import abc
 import hashlib
 import itertools
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from interp.errors import InputError, SAEError
+from interp.sae.options import budget_of
+
+if TYPE_CHECKING:
+    from interp.sae.config import TrainConfig
 
 # Batches from which centering and scale are fitted where no store has statistics.
 FIT_BATCHES = 16
+# What shares a budget of active latents -> the coordinate of a store's rows that numbers it.
+GROUPS = {"image": "generation", "timestep": "call"}
 
 
 class Batch(NamedTuple):
@@ -70,11 +76,37 @@ class _Reader(Protocol):
 
 
 class StoreBatches(Batches):
-    """Batches of a store's shuffled reader."""
+    """Batches of a store's shuffled reader.
 
-    def __init__(self, reader: _Reader, statistics: Any, point: str) -> None:
-        self._reader, self._statistics = reader, statistics
+    Args:
+        reader: of one point.
+        statistics: of the same point: `mean` and `var`.
+        point: its name.
+        groups: [n] int64 group of every row of the point, such as its image; None: no groups.
+    """
+
+    def __init__(
+        self, reader: _Reader, statistics: Any, point: str, groups: np.ndarray | None = None
+    ) -> None:
+        self._reader, self._statistics, self._groups = reader, statistics, groups
         self.fingerprint = {"source": "store", "point": point}
+
+    @classmethod
+    def open(
+        cls, store: Any, point: str, config: "TrainConfig", mask: np.ndarray
+    ) -> "StoreBatches":
+        """Shuffled batches of the rows of a store that may train, without an end.
+
+        Args:
+            store: an activation store.
+            point: name of a point.
+            config: its batch size, seed and, as an option of the variant, `budget`.
+            mask: [n] bool, rows that may train.
+        """
+        reader = store.read(point, config.batch_size, seed=config.seed, rows=mask, epochs=None)
+        column = GROUPS.get(budget_of(config))
+        groups = None if column is None else store.coords(point, columns=[column])[column]
+        return cls(reader, store.statistics(point), point, groups)
 
     def statistics(self) -> Moments:
         """The store's own, in float64 over all rows."""
@@ -83,7 +115,10 @@ class StoreBatches(Batches):
     def take(self, step: int) -> Batch:
         """The reader's next batch."""
         batch = next(self._reader)
-        return Batch(batch.x, batch.row_ids)
+        if self._groups is None:
+            return Batch(batch.x, batch.row_ids)
+        groups = self._groups[batch.row_ids].astype(np.int64)
+        return Batch(batch.x, batch.row_ids, torch.from_numpy(groups))
 
     def state_dict(self) -> dict[str, Any]:
         """The reader's position."""
@@ -102,18 +137,23 @@ class StoreBatches(Batches):
 
 
 class IterableBatches(Batches):
-    """Batches of an iterable; its first ones also give the statistics and the fingerprint."""
+    """Batches of an iterable; its first ones also give the statistics and the fingerprint.
 
-    def __init__(self, source: Iterable[Tensor]) -> None:
-        self._iterator: Iterator[Tensor] = iter(source)
+    Args:
+        source: gives rows [b, d], or a `Batch` where the rows have groups or targets.
+    """
+
+    def __init__(self, source: Iterable[Tensor | Batch]) -> None:
+        self._iterator: Iterator[Tensor | Batch] = iter(source)
         self._one_pass = self._iterator is source
         first = list(itertools.islice(self._iterator, FIT_BATCHES))
         if not first:
             raise SAEError("the source is empty: it gave no batch")
-        self._first = [torch.as_tensor(x) for x in first]
-        for step, x in enumerate(self._first):
-            check_batch(Batch(x, None), self._first[0].shape[-1], step)
-        self._iterator = itertools.chain(self._first, self._iterator)
+        batches = [_as_batch(given) for given in first]
+        self._first = [batch.x for batch in batches]
+        for step, batch in enumerate(batches):
+            check_batch(batch, self._first[0].shape[-1], step)
+        self._iterator = itertools.chain(batches, self._iterator)
         self.fingerprint = {
             "source": "batches",
             "shape": list(self._first[0].shape),
@@ -133,14 +173,15 @@ class IterableBatches(Batches):
         Raises:
             SAEError: it ended before the steps did.
         """
-        x = next(self._iterator, None)
-        if x is None:
+        given = next(self._iterator, None)
+        if given is None:
             raise SAEError(
                 f"the source ended after {self._taken} batches, at step {step}; "
                 "pass a longer one or set steps to what it holds"
             )
         self._taken += 1
-        return Batch(torch.as_tensor(x).float(), None)
+        batch = _as_batch(given)
+        return batch._replace(x=batch.x.float())
 
     def state_dict(self) -> dict[str, Any]:
         """Number of batches taken."""
@@ -161,6 +202,10 @@ class IterableBatches(Batches):
             self.take(step)
 
 
+def _as_batch(given: Any) -> Batch:
+    return given if isinstance(given, Batch) else Batch(torch.as_tensor(given), None)
+
+
 def _sha256(batches: list[Tensor]) -> str:
     """Of the values, shapes and dtypes: two sources that begin alike are taken for one."""
     digest = hashlib.sha256()
@@ -172,16 +217,21 @@ def _sha256(batches: list[Tensor]) -> str:
 
 
 def check_batch(batch: Batch, d_in: int, step: int) -> None:
-    """Refuse rows of another width and values that are not finite.
+    """Refuse rows of another width, values that are not finite, and groups of other rows.
 
     Raises:
         SAEError: with the step and the rows.
     """
-    x = batch.x
+    x, groups = batch.x, batch.groups
     if x.ndim != 2 or x.shape[1] != d_in or not x.is_floating_point():
         raise SAEError(
             f"the batch of step {step} has shape {tuple(x.shape)} and dtype {x.dtype}; "
             f"floating-point rows [b, {d_in}] are needed"
+        )
+    if groups is not None and (groups.shape != x.shape[:1] or groups.is_floating_point()):
+        raise SAEError(
+            f"the batch of step {step} has groups of shape {tuple(groups.shape)} and dtype "
+            f"{groups.dtype} for {len(x)} rows; one whole number per row is needed"
         )
     # One sum first: a NaN or an infinity anywhere survives it.
     if bool(torch.isfinite(x.sum())):

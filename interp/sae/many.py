@@ -18,7 +18,7 @@ from interp.sae.checkpoint import load_checkpoint, remove_checkpoints, save_chec
 from interp.sae.config import TrainConfig
 from interp.sae.initial import start_from
 from interp.sae.log import Log, read_log
-from interp.sae.options import options_of
+from interp.sae.options import budget_of, options_of
 from interp.sae.step import Stack, can_fuse, fused_step, open_stack
 from interp.sae.train import (
     Run,
@@ -163,7 +163,7 @@ def _open_readings(
         seed = job.config.seed if order_seed is None else order_seed
         config = dataclasses.replace(job.config, seed=seed)
         rows = None if job.rows is None else np.asarray(job.rows)
-        key: Any = (job.point, config.batch_size, config.held_out, seed)
+        key: Any = (job.point, config.batch_size, config.held_out, seed, budget_of(config))
         key += (None if rows is None else (str(rows.dtype), rows.tobytes()),)
         if not isinstance(source, ActivationStore) and job.point is None and rows is None:
             key = None

@@ -136,6 +136,11 @@ def check_plain(common: Common) -> None:
         )
 
 
+def budget_of(config: "TrainConfig") -> str:
+    """Rows that share a budget of active latents: "batch", "image" or "timestep"."""
+    return getattr(options_of(config)[1], "budget", "batch")
+
+
 def _policy(variant: "type[SAE]", asked: str) -> Any:
     resamples = "resample_every" in names_of(variant)[0]
     there = ["auxk"] * variant.has_aux + ["resample"] * resamples + ["none"]

@@ -159,7 +159,6 @@ def _open_source(
     if point is None:
         raise SAEError(f"name a point of the store: {', '.join(list(source.points)[:8])} ...")
     mask, chosen = _training_rows(source, point, config, rows)
-    reader = source.read(point, config.batch_size, seed=config.seed, rows=mask, epochs=None)
     provenance = {
         "point": source.points[point].as_dict(),
         "model": source.model,
@@ -173,7 +172,7 @@ def _open_source(
             "rows_sha256": hashlib.sha256(np.packbits(mask).tobytes()).hexdigest(),
         },
     }
-    batches = StoreBatches(reader, source.statistics(point), point)
+    batches = StoreBatches.open(source, point, config, mask)
     return batches, provenance, units_of(source.generations, chosen)
 
 

@@ -139,9 +139,9 @@ def test_losses_alone_leave_the_threshold_as_it_is(sae, x):
 
 
 def test_encoding_keeps_what_exceeds_the_threshold(sae, x):
-    sae.threshold.fill_(1.2)
+    sae.threshold.fill_(2.0)
     pre = (sae.normalize(x) - sae.b_dec) @ sae.W_enc.T + sae.b_enc
-    torch.testing.assert_close(sae.encode(x).dense(), torch.where(pre > 1.2, pre, 0.0))
+    torch.testing.assert_close(sae.encode(x).dense(), torch.where(pre > 2.0, pre, 0.0))
     assert sae.encode(x).indices is not None
     sae.threshold.fill_(0.0)
     torch.testing.assert_close(sae.encode(x).dense(), F.relu(pre))
