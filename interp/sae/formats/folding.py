@@ -173,7 +173,9 @@ def _is_plain(part: Imported) -> bool:
 def _empty(kind: Callable[..., Any], *args: Any, **options: Any) -> Any:
     # On the meta device: initial weights are not drawn only to be thrown away.
     with torch.device("meta"):
-        return kind(*args, **options)
+        sae = kind(*args, **options)
+    sae.trained_units = torch.zeros(0, dtype=torch.int64)
+    return sae
 
 
 def _fill(sae: nn.Module, **weights: Tensor) -> None:

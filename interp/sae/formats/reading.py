@@ -7,6 +7,7 @@ no code in a file runs.
 import io
 import json
 import pickle
+import warnings
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -96,7 +97,10 @@ def read_torch(source: Path | bytes, where: str = "") -> Any:
         source = source.read_bytes()
     _refuse_bomb(source, where)
     try:
-        return torch.load(io.BytesIO(source), map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # A plain pickle is of a protocol that torch wonders about, before it refuses.
+            warnings.simplefilter("ignore")
+            return torch.load(io.BytesIO(source), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         said = str(error)
         if "Unsupported" in said or "GLOBAL" in said or "weights_only" in said.lower():
