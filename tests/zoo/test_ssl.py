@@ -71,8 +71,9 @@ def test_training_draws_from_its_own_generator_alone(tmp_path):
 
 @pytest.mark.slow
 def test_the_loss_falls(tmp_path):
+    images = load_images("glyphs", split="train", limit=12).pixels.permute(0, 3, 1, 2)
     trained = job(batch_size=12)
-    trained.warmup = 5
+    trained.warmup = 1
     losses: list[float] = []
     step, recipe = trained.step, trained.extra["recipe"]
 
@@ -82,31 +83,8 @@ def test_the_loss_falls(tmp_path):
         return found
 
     trained.step = noted
-    run(trained, IMAGES, LABELS, Box(steps=40), tmp_path)
+    run(trained, images, LABELS, Box(steps=30), tmp_path)
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
-
-
-def test_an_interrupted_training_ends_with_the_same_weights(tmp_path):
-    whole = job(seed=2)
-    run(whole, IMAGES, LABELS, Box(steps=3), tmp_path / "whole")
-    first = job(seed=2)
-    step = first.step
-
-    def dying(job, *arguments):
-        if job.step_count == 1:
-            training.write_checkpoint(job, tmp_path / "part" / "last.pt")
-            raise KeyboardInterrupt
-        return step(job, *arguments)
-
-    (tmp_path / "part").mkdir()
-    first.step = dying
-    with pytest.raises(KeyboardInterrupt):
-        run(first, IMAGES, LABELS, Box(steps=3), tmp_path / "part")
-    resumed = job(seed=7)
-    run(resumed, IMAGES, LABELS, Box(steps=3), tmp_path / "part")
-    for name in ("ssl", "projector"):
-        a, b = whole.nets[name].state_dict(), resumed.nets[name].state_dict()
-        assert all(torch.equal(a[key], b[key]) for key in a)
 
 
 def test_a_view_is_a_function_of_its_generator_and_stays_near_the_images_range():
