@@ -16,9 +16,11 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 
 import interp
 from interp import Encoding, Generation, InterpError, Rows, TrainConfig
+from interp.cli.assets import AssetsFetch, AssetsList, AssetsShow, AssetsVerify
 from interp.cli.capturing import CaptureEncode, CaptureGenerate, Points, Target, Which
 from interp.cli.health import Doctor
 from interp.cli.pages import Compare, DashboardBuild, DashboardServe, Demo
+from interp.cli.sae import SAECard, SAEConvert, SAEFormats, SAEPush, SAEShow
 from interp.cli.saes import Describe, Evaluate, Train, read_options, write_options
 from interp.cli.stores import StoreInfo, StoreList, StoreMerge, StoreRemove, StoreVerify
 from interp.cli.zoo import ZooCard, ZooEvaluate, ZooList, ZooTrain
@@ -27,8 +29,9 @@ DESCRIPTION = """Read, decompose, edit and compare the activations of generative
 
 Start with `interp demo`: it runs the whole job on the models in the box, on a CPU, offline.
 `--config FOLDER` repeats a store or a training run with its own settings; options override them.
-Models are named zoo:gan, zoo:vae, zoo:ddpm, zoo:vit (in the box), diffusers:<id or folder>,
-transformers:<id or folder> or lens:<id or folder>; `interp points MODEL` lists what can be read."""
+Models are named zoo:gan, zoo:vae, zoo:ddpm, zoo:vit (in the box), asset:<name> (fetched by you),
+diffusers:<id or folder>, transformers:<id or folder> or lens:<id or folder>;
+`interp points MODEL` lists what can be read."""
 
 
 Tree = dict[str, Any]
@@ -53,6 +56,16 @@ COMMANDS: Tree = {
     "train": Train,
     "evaluate": Evaluate,
     "describe": Describe,
+    "sae": (
+        "SAEs as files: of this library and of others, cards, the hub.",
+        {
+            "show": SAEShow,
+            "formats": SAEFormats,
+            "convert": SAEConvert,
+            "card": SAECard,
+            "push": SAEPush,
+        },
+    ),
     "compare": Compare,
     "dashboard": (
         "Build and show pages of features and comparisons.",
@@ -61,6 +74,10 @@ COMMANDS: Tree = {
     "zoo": (
         "The models in the box.",
         {"list": ZooList, "card": ZooCard, "train": ZooTrain, "evaluate": ZooEvaluate},
+    ),
+    "assets": (
+        "Real pretrained models that you may fetch.",
+        {"list": AssetsList, "show": AssetsShow, "fetch": AssetsFetch, "verify": AssetsVerify},
     ),
     "doctor": Doctor,
 }
