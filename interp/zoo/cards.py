@@ -189,7 +189,16 @@ def verdict(quality: Quality) -> Verdict:
     twice as accurate as the most frequent category, or where a language model saves less than
     a quarter bit per token against a bigram model.
     """
-    q, reasons = quality, []
+    reasons = [
+        *_sample_reasons(quality),
+        *_accuracy_reasons(quality),
+        *encoder_reasons(quality),
+    ]
+    return Verdict(bool(reasons), tuple(reasons))
+
+
+def _sample_reasons(q: Quality) -> list[str]:
+    reasons = []
     if (
         q.label_accuracy is not None
         and q.vit_accuracy is not None
@@ -215,6 +224,11 @@ def verdict(quality: Quality) -> Verdict:
                 f"samples lie {share:.2f} times as far from training images as held-out images do "
                 f"(limit {NEAREST_SHARE:g})"
             )
+    return reasons
+
+
+def _accuracy_reasons(q: Quality) -> list[str]:
+    reasons = []
     if (
         q.accuracy is not None
         and q.majority is not None
@@ -233,8 +247,7 @@ def verdict(quality: Quality) -> Verdict:
             f"{q.bits_per_token:.2f} bits per held-out token, a bigram model needs "
             f"{q.bits_bigram:.2f} (limit {BIGRAM_MARGIN:g} less)"
         )
-    reasons += encoder_reasons(q)
-    return Verdict(bool(reasons), tuple(reasons))
+    return reasons
 
 
 def evaluate_zoo(spec: str, *, folder: Path | str | None = None, n: int | None = None) -> Quality:

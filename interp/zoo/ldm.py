@@ -159,15 +159,17 @@ def make_pipe(net: Any, card: dict[str, Any], *, folder: Path | str | None = Non
     vae = parts["vae"]
     # The shipped VAE's own factor, where nobody has trained this network.
     vae.register_to_config(scaling_factor=facts.get("scaling_factor", 1.0))
+    # The pipeline asks for this offset; timesteps that trail do not use it.
+    scheduler: Any = DDIMScheduler(**SCHEDULER, steps_offset=1)
+    nothing: Any = None
     pipe = StableDiffusionPipeline(
         vae=vae,
         text_encoder=parts["text"].transformer,
         tokenizer=load_tokenizer(folder=folder, length=CONTEXT),
         unet=net,
-        # The pipeline asks for this offset; timesteps that trail do not use it.
-        scheduler=DDIMScheduler(**SCHEDULER, steps_offset=1),
-        safety_checker=None,  # type: ignore[arg-type]
-        feature_extractor=None,  # type: ignore[arg-type]
+        scheduler=scheduler,
+        safety_checker=nothing,
+        feature_extractor=nothing,
         requires_safety_checker=False,
     )
     pipe.set_progress_bar_config(disable=True)

@@ -1,6 +1,7 @@
 """The zoo's language model: a small GPT-2 on the captions and tags of `glyphs`."""
 
 import hashlib
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -140,17 +141,19 @@ def step(job: Job, tokens: Tensor, labels: Tensor, progress: float) -> dict[str,
 
 
 @torch.no_grad()
-def bits_per_token(net: Any, tokens: Tensor, *, batch_size: int = 128) -> float:
+def bits_per_token(net: Any, tokens: Tensor, *, batch_size: int = 32) -> float:
     """Return the mean over tokens, ends of texts included, of -log2 p(token | those before it)."""
     total, count = 0.0, 0
-    for rows in tokens.split(batch_size):
+    for part in tokens.split(batch_size):
+        longest = int((targets(part) >= 0).sum(1).max()) + 1
+        rows = part[:, :longest]
         follow = targets(rows)
-        logits = net(rows[:, :-1]).logits.double()
+        logits = net(rows[:, :-1]).logits
         losses = F.cross_entropy(
             logits.flatten(0, 1), follow.flatten(), ignore_index=-100, reduction="sum"
         )
         total, count = total + float(losses), count + int((follow >= 0).sum())
-    return total / count / torch.log(torch.tensor(2.0)).item()
+    return total / count / math.log(2)
 
 
 def measure(net: Any, judged: Any) -> dict[str, Any]:
