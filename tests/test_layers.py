@@ -31,8 +31,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     # The only bridge from models to the store; the images that it encodes come from the zoo.
     "interp.harvest": {"interp.models", "interp.store", "interp.zoo"},
     # The package's __init__ lifts the names of the modules that also see the store.
-    "interp.sae": {"interp_kernels", "interp.sae.train", "interp.sae.many", "interp.sae.evaluate"},
-    "interp.sae.train": {"interp_kernels", "interp.sae", "interp.store"},
+    "interp.sae": {
+        "interp_kernels",
+        "interp.sae.train",
+        "interp.sae.joined",
+        "interp.sae.many",
+        "interp.sae.evaluate",
+    },
+    "interp.sae.train": {"interp_kernels", "interp.sae", "interp.sae.joined", "interp.store"},
+    "interp.sae.joined": {"interp.sae", "interp.store"},
     "interp.sae.many": {"interp_kernels", "interp.sae", "interp.sae.train", "interp.store"},
     "interp.sae.evaluate": {"interp_kernels", "interp.sae", "interp.store"},
     "interp.features": {"interp.sae", "interp.store"},
@@ -69,6 +76,9 @@ PUBLIC = (
     "interp.interventions",
     "interp.dashboards",
     "interp.store",
+    "interp.sae",
+    "interp.sae.cards",
+    "interp.sae.formats",
     "interp.sae.synthetic",
     "interp.sae.distributed",
     "interp.sae.metrics",

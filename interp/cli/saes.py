@@ -10,10 +10,13 @@ from tyro.conf import Positional, arg
 
 import interp
 from interp import Generation, InterpError, TrainConfig
+from interp.cli.sae import Reading, is_own
 from interp.cli.show import plain
 from interp.sae.distributed import share, this_rank
 
 Flat = arg(name="")
+# Of the components of k-sparse PCA, as in `evaluate`.
+FITTING_ROWS = 4096
 
 
 def read_options(words: list[str]) -> dict[str, Any]:
@@ -90,33 +93,57 @@ class Evaluate:
     """Judge an SAE on rows of images and seeds that it was not trained on, beside baselines.
 
     Example: interp evaluate runs/mid activations/ba9876543210
+    Example: interp evaluate RUN STORE --twin TWIN_RUN TWIN_STORE --second SECOND_RUN --substitute
     """
 
     run_dir: Annotated[Positional[Path], arg(metavar="RUN")]
-    """Run directory of `interp train`."""
+    """Run directory of `interp train`, or an SAE of another library (`interp sae formats`)."""
     store: Annotated[Positional[Path], arg(metavar="STORE")]
     """A store with the SAE's point."""
+    twin: tuple[Path, Path] | None = None
+    """Run directory of an SAE of the untrained model, and a store of that model."""
+    second: Path | None = None
+    """Run directory of an SAE that differs in its seed."""
     allow_train: bool = False
     """Also judge rows of trained images; the record says so."""
     substitute: bool = False
-    """Also put the reconstruction into the running model and measure the damage to its images."""
+    """Also put the reconstruction, and those of the baselines, into the running model and measure
+    the damage to its images."""
     n: int = 64
     """Images of the substitution."""
     device: str = "cpu"
     """Device of the model for the substitution."""
+    reading: Annotated[Reading, Flat] = field(default_factory=Reading)
 
     def run(self) -> None:
         """Print JSON; `evaluation.json` in the run directory keeps it."""
-        sae, store = load_sae(self.run_dir), interp.open_store(self.store)
-        point = sae.provenance["point"]["name"]
-        record = interp.evaluate(sae, store, point, allow_train=self.allow_train).as_dict()
+        store = interp.open_store(self.store)
+        sae, point = self.reading.load_at(self.run_dir, store)
+        judged = interp.evaluate(
+            sae, store, point, allow_train=self.allow_train, twin=self.twin, second=self.second
+        )
+        record = judged.as_dict()
         if self.substitute:
-            model = _model_of(store, self.device)
-            done = interp.substitute(model, sae, point, _source_of(store, self.n))
-            record["substitution"] = plain(done)
+            found = self._substitute(sae, store, point)
+            record |= {"substitution": found["sae"], "substitutions": found}
         text = json.dumps(record, indent=1)
-        (self.run_dir / "evaluation.json").write_text(text + "\n")
+        if is_own(self.run_dir):
+            (self.run_dir / "evaluation.json").write_text(text + "\n")
         print(text)
+
+    def _substitute(self, sae: Any, store: Any, point: str) -> dict[str, Any]:
+        from interp.interventions import substitute_beside
+
+        twin = None
+        if self.twin is not None:
+            untrained = _model_of(interp.open_store(self.twin[1]), self.device)
+            twin = untrained, Reading().load(self.twin[0])
+        done = substitute_beside(
+            _model_of(store, self.device), sae, point, _source_of(store, self.n),
+            _fitting_rows(store, point), twin=twin,
+            second=None if self.second is None else Reading().load(self.second),
+        )  # fmt: skip
+        return plain(done)
 
 
 @dataclass(frozen=True)
@@ -127,26 +154,27 @@ class Describe:
     """
 
     run_dir: Annotated[Positional[Path], arg(metavar="RUN")]
-    """Run directory of `interp train`."""
+    """Run directory of `interp train`, or an SAE of another library (`interp sae formats`)."""
     store: Annotated[Positional[Path], arg(metavar="STORE")]
     """A store with the SAE's point, best one of held-out images."""
     out: Path = Path("features")
     """Folder of the result."""
     seed: int = 0
     """Seed of random examples and of the map of directions."""
+    reading: Annotated[Reading, Flat] = field(default_factory=Reading)
 
     def run(self) -> None:
         """Print the folder."""
-        sae, store = load_sae(self.run_dir), interp.open_store(self.store)
-        point = sae.provenance["point"]["name"]
+        store = interp.open_store(self.store)
+        sae, point = self.reading.load_at(self.run_dir, store)
         interp.describe(sae, store, point, seed=self.seed).save(self.out)
         print(self.out)
 
 
-def load_sae(run_dir: Path) -> Any:
-    """Return the finished SAE of a run directory."""
-    folder = run_dir / "sae"
-    return interp.SAE.load(folder if folder.is_dir() else run_dir)
+def _fitting_rows(store: Any, point: str) -> Any:
+    """Rows from all over the store for the baselines: as many as give PCA a steady spectrum."""
+    n, wanted = store.n_rows(point), max(FITTING_ROWS, 4 * store.points[point].width)
+    return store.rows(point, range(0, n, max(1, n // wanted)))
 
 
 def _model_of(store: Any, device: str) -> Any:

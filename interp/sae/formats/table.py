@@ -112,7 +112,7 @@ def load_sae(
     Raises:
         SAEError: nothing there, of no known layout, damaged, or without an exact equivalent.
     """
-    place = resolve(path, revision, local)
+    place = _only_file(resolve(path, revision, local))
     name = detect_format(place) if format == "auto" else format
     if name not in FORMATS:
         raise SAEError(f"no format {format!r}; there are auto, {', '.join(FORMATS)}")
@@ -155,6 +155,14 @@ def save_sae(sae: SAE, path: str | Path, format: str = "interp", *, inexact: boo
     return write(fold(sae), Path(path), Hints(inexact=inexact))
 
 
+def _only_file(path: Path) -> Path:
+    """The one file of a folder that holds nothing else, such as one of OpenAI's on the hub."""
+    if not path.is_dir() or any(layout.detect(path) for layout in FORMATS.values()):
+        return path
+    files = [file for file in path.iterdir() if file.suffix in openai.ENDINGS]
+    return files[0] if len(files) == 1 else path
+
+
 def detect_format(path: str | Path) -> str:
     """Return the key of FORMATS whose layout a file or folder has.
 
@@ -164,6 +172,7 @@ def detect_format(path: str | Path) -> str:
     path = Path(path)
     if not path.exists():
         raise SAEError(f"there is no file or folder {path}")
+    path = _only_file(path)
     for name, layout in FORMATS.items():
         if layout.detect(path):
             return name
