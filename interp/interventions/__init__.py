@@ -1,5 +1,6 @@
 """Edits put into a running model: what happens to its images."""
 
+from interp.interventions.beside import substitute_beside
 from interp.interventions.carriers import Carrier
 from interp.interventions.compactness import (
     Compactness,
@@ -99,5 +100,6 @@ __all__ = [
     "shapley",
     "specialize",
     "substitute",
+    "substitute_beside",
     "transfer_ratio",
 ]

@@ -1,7 +1,7 @@
 """The gate that an SAE has to pass: the model runs on its reconstructions; what do images lose?"""
 
 import copy
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,24 +116,50 @@ def substitute(
         PointError: the model has no such point, or it does not fire.
         InputError: the model makes no images of `source`, or the ablation changes none of them.
     """
+    check_fit(model, sae, point, source, allow_train)
+    sae = copy.deepcopy(sae).to(model.device)
+    values = measure_edits(
+        model, point, source, {"reconstruction": rowwise(sae.forward), "ablation": ablation(sae)},
+        calls=calls, cfg=cfg, batch_size=batch_size, distance=distance,
+    )  # fmt: skip
+    return record(sae, point, values, getattr(distance, "__name__", "distance"), seed)
+
+
+def check_fit(
+    model: Model, sae: SAE, point: str, source: Generation | Tensor, allow_train: bool
+) -> None:
+    """Refuse an SAE of another point or model, and images that it was trained on.
+
+    Raises:
+        SAEError: as it says.
+        PointError: the model has no such point.
+    """
     identity = model.identity()
     check_match(sae, model.point(point), identity)
     if isinstance(source, Generation) and not allow_train:
         _refuse_trained(model, identity, sae, source)
-    sae = copy.deepcopy(sae).to(model.device)
-    edits = {
-        "identity": lambda rows, call: rows,
-        "reconstruction": _rowwise(sae.forward),
-        "ablation": _rowwise(lambda x: sae.mean.expand_as(x)),
-    }
+
+
+def measure_edits(
+    model: Model,
+    point: str,
+    source: Generation | Tensor,
+    edits: Mapping[str, Edit],
+    *,
+    calls: Container[int] | None,
+    cfg: str,
+    batch_size: int,
+    distance: Distance,
+) -> dict[str, np.ndarray]:
+    """Distance of every image under each edit from the image without one; also under "identity"."""
+    edits = {"identity": lambda rows, call: rows, **edits}
     found: dict[str, list[Tensor]] = {name: [] for name in edits}
     for run in _runs(model, source, batch_size):
         plain = run()
         for name, edit in edits.items():
             with torch.no_grad(), editing(model, {point: edit}, calls=calls, cfg=cfg):
                 found[name].append(_checked(distance(plain, run()), len(plain)))
-    values = {name: torch.cat(parts).double().cpu().numpy() for name, parts in found.items()}
-    return _record(sae, point, values, getattr(distance, "__name__", "distance"), seed)
+    return {name: torch.cat(parts).double().cpu().numpy() for name, parts in found.items()}
 
 
 def _refuse_trained(model: Model, identity: dict[str, Any], sae: SAE, recipe: Generation) -> None:
@@ -153,7 +179,14 @@ def _refuse_trained(model: Model, identity: dict[str, Any], sae: SAE, recipe: Ge
         )
 
 
-def _rowwise(change: Callable[[Tensor], Tensor]) -> Edit:
+def ablation(sae: SAE) -> Edit:
+    """Every row becomes the mean of the SAE's training rows."""
+    return rowwise(lambda x: sae.mean.expand_as(x))
+
+
+def rowwise(change: Callable[[Tensor], Tensor]) -> Edit:
+    """An edit of float32 rows [n, d], whatever their layout and dtype are."""
+
     def edit(rows: Tensor, call: Any) -> Tensor:
         flat = rows.reshape(-1, rows.shape[-1])
         return change(flat.float()).to(rows.dtype).reshape(rows.shape)
@@ -192,9 +225,10 @@ def _checked(distances: Tensor, n: int) -> Tensor:
     return distances
 
 
-def _record(
-    sae: SAE, point: str, values: dict[str, np.ndarray], distance: str, seed: int
+def record(
+    sae: SAE, point: str, values: Mapping[str, np.ndarray], distance: str, seed: int
 ) -> Substitution:
+    """The damage from the distances under "reconstruction", "ablation" and "identity"."""
     rebuilt, ablated = values["reconstruction"], values["ablation"]
     if ablated.sum() == 0:
         raise InputError(

@@ -7,7 +7,12 @@ import torch
 
 from interp import load
 from interp.errors import InputError, PointError, SAEError
-from interp.interventions import low_pass_distance, rms_distance, substitute
+from interp.interventions import (
+    low_pass_distance,
+    rms_distance,
+    substitute,
+    substitute_beside,
+)
 from interp.models import Generation, reading, to_rows
 from interp.sae import SAE, Code, TopK
 from interp.sae.split import unit_hash
@@ -212,3 +217,47 @@ def test_low_pass_distance_ignores_what_averages_out():
     y[:, ::2], y[:, 1::2] = 120, 80
     assert low_pass_distance(x, y).tolist() == [0.0]
     assert low_pass_distance(x, x + 51).tolist() == pytest.approx([0.2])
+
+
+# Beside other codes
+
+
+def test_every_code_is_measured_on_the_same_images_and_scale(gan):
+    sae = _fitted(gan, "w", _generate)
+    second, d = TopK(sae.d_in, 32, 4, seed=1), sae.d_in
+    second.load_state_dict({**second.state_dict(), "mean": sae.mean, "scale": sae.scale})
+    rows = torch.randn(3 * d, d, generator=torch.Generator().manual_seed(0)) + sae.mean
+    twin = load("zoo:gan", untrained=True)
+    other = _perfect(_fitted(twin, "w", _generate))
+    found = substitute_beside(gan, sae, "w", RECIPE, rows, second=second, twin=(twin, other))
+    assert list(found) == [
+        "sae",
+        "SAE of a second seed",
+        "k-sparse PCA",
+        "random dictionary",
+        "SAE of the untrained twin",
+    ]
+    assert found["sae"] == substitute(gan, sae, "w", RECIPE)
+    assert found["SAE of a second seed"] == substitute(gan, second, "w", RECIPE)
+    assert found["SAE of the untrained twin"] == substitute(twin, other, "w", RECIPE)
+    assert found["k-sparse PCA"].sae == "k-sparse PCA"
+    assert found["k-sparse PCA"].per_image_ablation == found["sae"].per_image_ablation
+    assert found["random dictionary"].damage > 0
+
+
+def test_a_code_of_all_components_does_no_damage(gan):
+    sae = _fitted(gan, "w", _generate)
+    rows = torch.randn(3 * sae.d_in, sae.d_in, generator=torch.Generator().manual_seed(0))
+    perfect = _perfect(sae)
+    perfect.encode = lambda x: Code(  # type: ignore[method-assign]
+        torch.ones(len(x), perfect.n_latents), None, perfect.n_latents
+    )
+    found = substitute_beside(gan, perfect, "w", RECIPE, rows)
+    assert found["k-sparse PCA"].damage == pytest.approx(0, abs=0.02)
+    assert found["random dictionary"].damage == pytest.approx(0, abs=0.02)
+
+
+def test_too_few_fitting_rows_are_refused(gan):
+    sae = _fitted(gan, "w", _generate)
+    with pytest.raises(InputError, match=r"shape \(3, 128\): give at least 256 rows of width 128"):
+        substitute_beside(gan, sae, "w", RECIPE, torch.zeros(3, sae.d_in))

@@ -2,7 +2,7 @@
 "use strict";
 
 INTERP.quality = (function () {
-  const { el, number, fixed } = INTERP;
+  const { el, number, fixed, percent } = INTERP;
   const { text } = INTERP.glossary;
 
   /* The SAE on the baselines' sample of rows, and the other code with the lowest FVU there. */
@@ -60,11 +60,14 @@ INTERP.quality = (function () {
     );
   }
 
+  const LABELS =
+    "mean over categories of the AUC of the best single coefficient, chosen on one half of the images and measured on the other; 0.5 is chance";
   const CODES = [
     ["Code"],
     ["k", "coefficients per row", true],
     ["FVU", text("FVU"), true],
     ["Fitted on", "the rows that the code was made from"],
+    ["Label AUC", LABELS, true],
   ];
   const CALLS = [
     ["Call", "position in the order of denoising", true],
@@ -83,7 +86,14 @@ INTERP.quality = (function () {
 
   function codeRow(code) {
     const name = code.name === "sae" ? "SAE" : code.name;
-    return line([[name], [number(code.k), true], [fixed(code.fvu), true], [code.fitted_on || "–"]]);
+    const labels = code.labels ? fixed(code.labels.per_category) : "–";
+    return line([
+      [name],
+      [number(code.k), true],
+      [fixed(code.fvu), true],
+      [code.fitted_on || "–"],
+      [labels, true],
+    ]);
   }
 
   function callRow(call) {
@@ -112,6 +122,8 @@ INTERP.quality = (function () {
           " rows." +
           seen,
       );
+    if ((evaluation.controls || []).some((code) => code.name.includes("twin")))
+      out.push("The SAE of the untrained twin is judged on rows of the twin.");
     if (many)
       out.push(
         "Each noise level is centered by itself: its variance leaves out the differences between levels, which count in the total. So all levels can lie above the total FVU of " +
@@ -124,7 +136,7 @@ INTERP.quality = (function () {
   /* The panel below the table of latents. */
   function panel({ evaluation, substitution }, open) {
     if (!evaluation) return null;
-    const codes = (evaluation.baselines || []).map(codeRow);
+    const codes = (evaluation.baselines || []).concat(evaluation.controls || []).map(codeRow);
     const calls = (evaluation.per_call || []).map(callRow);
     const many = calls.length > 1;
     if (!codes.length && !many) return null;
@@ -133,6 +145,7 @@ INTERP.quality = (function () {
       ["held-out rows", number(evaluation.n_rows)],
       ["held-out generations", number(evaluation.n_generations)],
       ["||mean|| / ||std||", number(evaluation.severity)],
+      ["second seed found", evaluation.matched == null ? null : percent(evaluation.matched)],
       ["damage", substitution && INTERP.overview.damageText(substitution)],
       ["distance", substitution && substitution.distance],
     ]);
