@@ -161,8 +161,33 @@ def test_train_zoo_writes_files_that_load_and_pack(tmp_path):
     assert card["training"]["steps"] == 2
     assert card["quality"] is None
     assert next(net.parameters()).isfinite().all()
-    with tarfile.open(train_all.pack(tmp_path, ["vit-1"])) as tar:
+    (packed,) = train_all.pack(tmp_path, ["vit-1"])
+    with tarfile.open(packed) as tar:
         assert tar.getnames() == ["vit-1.safetensors", "vit-1.json", "vit-1/log.jsonl"]
+
+
+def test_every_network_is_trained_once_and_further_seeds_of_some():
+    assert train_all.list_trainings(NAMES, (0,)) == [(name, 0) for name in NAMES]
+    chosen = train_all.list_trainings(NAMES, (0, 1, 2))
+    assert len(chosen) == len(set(chosen)) == len(NAMES) + 2 * len(train_all.SEEDED)
+    assert all(set(needed) <= set(NAMES) for needed in train_all.NEEDS.values())
+    assert set(train_all.GPU_BATCH) == set(NAMES)
+
+
+def test_what_does_not_fit_one_tar_goes_into_a_second(tmp_path, monkeypatch):
+    for stem in ("gan", "vae"):
+        (tmp_path / stem).mkdir()
+        (tmp_path / f"{stem}.safetensors").write_bytes(bytes(9000))
+        (tmp_path / f"{stem}.json").write_bytes(b"{}")
+        (tmp_path / stem / "log.jsonl").write_bytes(b"x")
+    monkeypatch.setattr(train_all, "TAR_BYTES", 20_480)
+    paths = train_all.pack(tmp_path, ["gan", "vae"])
+    assert [path.name for path in paths] == ["zoo.tar", "zoo-2.tar"]
+    for path, stem in zip(paths, ("gan", "vae"), strict=True):
+        with tarfile.open(path) as tar:
+            files = [tmp_path / name for name in tar.getnames()]
+        assert files[0].name == f"{stem}.safetensors"
+        assert path.stat().st_size == train_all._tar_bytes(files)
 
 
 def test_a_tar_above_the_limit_is_refused(tmp_path, monkeypatch):
