@@ -222,6 +222,34 @@ def gpu_figure(record: dict[str, Any]) -> Any:
     return _captioned(figure, "A training step and its floor", record)
 
 
+def quality_figure(record: dict[str, Any]) -> Any:
+    """Planted atoms found over CPU time, ours and other libraries; each point a run of its own.
+
+    Args:
+        record: a result file of the case `quality`.
+
+    Returns:
+        go.Figure.
+    """
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    colors = COLORS * (1 + len(record["result"]["curves"]) // len(COLORS))
+    for color, (name, runs) in zip(colors, record["result"]["curves"].items(), strict=False):
+        figure.add_scatter(
+            x=[one["seconds_cpu"] for one in runs],
+            y=[100 * one["recovered"] for one in runs],
+            text=[f"{one['steps']} steps" for one in runs],
+            name=name, mode="lines+markers", line={"color": color},
+        )  # fmt: skip
+    figure.update_layout(
+        xaxis={"title": "CPU seconds of the training run, one thread", "type": "log"},
+        yaxis={"title": "planted atoms found, |cosine| above .9 (%)", "range": [0, 100]},
+    )
+    says = record["result"]["cases"]["small"]["says"]
+    return _captioned(figure, f"Quality over time: {says}", record)
+
+
 def _captioned(figure: Any, title: str, record: dict[str, Any]) -> Any:
     where = record["environment"]
     device = where["cpu"] if where["device"] == "cpu" else where["device"]
@@ -243,6 +271,7 @@ FIGURES: dict[str, tuple[str, Callable[[dict[str, Any]], Any]]] = {
     "batches": ("kernels", batches_figure),
     "memory": ("memory", memory_figure),
     "gpu": ("gpu", gpu_figure),
+    "quality": ("quality", quality_figure),
 }
 
 

@@ -27,9 +27,10 @@ CASES = {
     "kernels": "benchmarks.kernels",
     "train": "benchmarks.train",
     "memory": "benchmarks.memory",
+    "quality": "benchmarks.variants",
 }
 # What needs other libraries, in environments of their own; `--peers` adds them.
-WITH_PEERS = ("peers",)
+WITH_PEERS = ("peers", "quality")
 RESULTS = Path(__file__).parent / "results"
 LIBRARIES = ("interp", "torch", "numpy", "safetensors", "pyarrow", "diffusers", "plotly", "triton")
 

@@ -138,8 +138,12 @@ def save_output(path, decoder, decode, encode, held_out):
             code = encode(part)
             fired.append(np.packbits((code != 0).numpy(), axis=1))
             x_hat.append(decode(code).numpy())
-    arrays = {"fired": np.concatenate(fired), "x_hat": np.concatenate(x_hat)}
-    np.savez(path, decoder=decoder.detach().numpy(), **arrays)
+    np.savez(
+        path,
+        decoder=decoder.detach().numpy(),
+        fired=np.concatenate(fired),
+        x_hat=np.concatenate(x_hat),
+    )
 
 
 def own_fvu(reconstruct, rows):
