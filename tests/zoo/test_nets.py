@@ -66,6 +66,7 @@ def test_each_network_has_its_shape_and_fits_the_parameter_budget(name):
         "ddpm": (2, 12, 16, 16),
         "vit": (2, 16),
         "dit": (2, 12, 16, 16),
+        "ssl": (2, 96),
     }
     out = call(name, net)
     assert out.shape == shapes[name]
