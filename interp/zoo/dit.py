@@ -7,7 +7,7 @@ from torch import nn
 
 # The image with 2 x 2 pixels stacked into channels; patches of 2 then cover 4 x 4 pixels: 64 tokens
 # in the places of `vit`'s. Patches of 4 take 0.30 of a step's time, but then one token paints 8 x 8
-# pixels. Width 96 takes 0.64 of the time of 128 (CPU seconds per step of 32 images: 0.11 for patches
+# pixels. Width 96 takes 0.64 of the time of 128 (CPU seconds per 32 images: 0.11 for patches
 # of 4 and width 128, 0.36 for patches of 2, 0.23 for these).
 DIT: dict[str, Any] = {
     "sample_size": 16,
