@@ -45,8 +45,8 @@ GPT: dict[str, Any] = {
     "attn_implementation": "eager",
 }
 NOTE = (
-    "Trained on the captions and tags of 3,407 small images: it knows their words and no grammar. "
-    "Claims about language need a sentence encoder that was trained on language: the MiniLM asset."
+    "Trained on the captions and tags of a few thousand small images and on nothing else. Claims "
+    "about language need a network that was trained on language: the MiniLM asset."
 )
 # Groups by length that a batch is split into: four halve the time of a step, more gain little.
 PARTS = 4
