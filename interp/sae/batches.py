@@ -1,6 +1,7 @@
 """Where a run's batches come from, and how to come back to the same place."""
 
 import abc
+import dataclasses
 import hashlib
 import itertools
 from collections.abc import Iterable, Iterator
@@ -36,12 +37,16 @@ class Batch(NamedTuple):
 
 
 class Moments(NamedTuple):
-    """Mean and variance of the data."""
+    """Mean and variance of the data, and of what is to be reconstructed where that differs."""
 
     mean: Tensor
     """[d] float64."""
     var: Tensor
     """[d] float64."""
+    target_mean: Tensor | None = None
+    """[d_out] float64."""
+    target_var: Tensor | None = None
+    """[d_out] float64."""
 
 
 class Batches(abc.ABC):
@@ -56,6 +61,14 @@ class Batches(abc.ABC):
     @abc.abstractmethod
     def take(self, step: int) -> Batch:
         """The batch of a step; steps come in order."""
+
+    @abc.abstractmethod
+    def sample(self, n: int) -> Tensor:
+        """[<= n, d] of the rows that a run begins with; asked for before the first step."""
+
+    @abc.abstractmethod
+    def complete(self, config: "TrainConfig") -> "TrainConfig":
+        """The settings with the options that only the source knows, such as widths."""
 
     @abc.abstractmethod
     def state_dict(self) -> dict[str, Any]:
@@ -103,6 +116,7 @@ class StoreBatches(Batches):
             config: its batch size, seed and, as an option of the variant, `budget`.
             mask: [n] bool, rows that may train.
         """
+        refuse_alone(config)
         reader = store.read(point, config.batch_size, seed=config.seed, rows=mask, epochs=None)
         column = GROUPS.get(budget_of(config))
         groups = None if column is None else store.coords(point, columns=[column])[column]
@@ -119,6 +133,14 @@ class StoreBatches(Batches):
             return Batch(batch.x, batch.row_ids)
         groups = self._groups[batch.row_ids].astype(np.int64)
         return Batch(batch.x, batch.row_ids, torch.from_numpy(groups))
+
+    def sample(self, n: int) -> Tensor:
+        """The reader's next rows; its position stays."""
+        return sample_of(self._reader, n)
+
+    def complete(self, config: "TrainConfig") -> "TrainConfig":
+        """The settings as they are."""
+        return config
 
     def state_dict(self) -> dict[str, Any]:
         """The reader's position."""
@@ -151,6 +173,7 @@ class IterableBatches(Batches):
             raise SAEError("the source is empty: it gave no batch")
         batches = [_as_batch(given) for given in first]
         self._first = [batch.x for batch in batches]
+        self._targets = [batch.target for batch in batches]
         for step, batch in enumerate(batches):
             check_batch(batch, self._first[0].shape[-1], step)
         self._iterator = itertools.chain(batches, self._iterator)
@@ -164,8 +187,14 @@ class IterableBatches(Batches):
 
     def statistics(self) -> Moments:
         """Moments of the first batches, in float64."""
-        x = torch.cat(self._first).double()
-        return Moments(x.mean(dim=0), x.var(dim=0, unbiased=False))
+        found = moments_of(torch.cat(self._first))
+        if self._targets[0] is None:
+            return found
+        return Moments(*found[:2], *moments_of(torch.cat(self._targets))[:2])
+
+    def sample(self, n: int) -> Tensor:
+        """Of the first batches."""
+        return torch.cat(self._first)[:n].float()
 
     def take(self, step: int) -> Batch:
         """The iterable's next batch.
@@ -182,6 +211,12 @@ class IterableBatches(Batches):
         self._taken += 1
         batch = _as_batch(given)
         return batch._replace(x=batch.x.float())
+
+    def complete(self, config: "TrainConfig") -> "TrainConfig":
+        """The settings, with the target's width where there are targets."""
+        if self._targets[0] is None:
+            return config
+        return with_options(config, d_out=self._targets[0].shape[1])
 
     def state_dict(self) -> dict[str, Any]:
         """Number of batches taken."""
@@ -200,6 +235,57 @@ class IterableBatches(Batches):
             )
         for step in range(state["taken"]):
             self.take(step)
+
+
+def joins_of(config: "TrainConfig") -> str:
+    """What joined sites are to the variant, see `SAE.joins`."""
+    from interp.sae import VARIANTS
+
+    return VARIANTS[config.variant].joins
+
+
+def refuse_alone(config: "TrainConfig") -> None:
+    """Refuse one point of a store for a variant that reads several.
+
+    Raises:
+        SAEError: with what it reads.
+    """
+    what = {"target": "two points, input and target", "sites": "several points"}
+    joins = joins_of(config)
+    if joins:
+        raise SAEError(
+            f"{config.variant} reads {what[joins]}: train(interp.sae.join([(store, point), ...]), "
+            "config), or on the command line --target or --sites"
+        )
+
+
+def sample_of(reader: _Reader, n: int) -> Tensor:
+    """[<= n, d] next rows of a reader, whose position stays."""
+    position, parts, count = reader.state_dict(), [], 0
+    while count < min(n, reader.n_rows):
+        parts.append(next(reader).x)
+        count += len(parts[-1])
+    reader.load_state_dict(position)
+    return torch.cat(parts)[:n]
+
+
+def with_options(config: "TrainConfig", **found: Any) -> "TrainConfig":
+    """The settings with options that the source knows.
+
+    Raises:
+        SAEError: the settings say otherwise.
+    """
+    for name, value in found.items():
+        given = config.options.get(name)
+        if given not in (None, value):
+            raise SAEError(f"option {name} = {given}, but the source has {value}: leave it out")
+    return dataclasses.replace(config, options={**config.options, **found})
+
+
+def moments_of(rows: Tensor) -> Moments:
+    """Mean and variance of rows [n, d], in float64."""
+    rows = rows.double()
+    return Moments(rows.mean(dim=0), rows.var(dim=0, unbiased=False))
 
 
 def _as_batch(given: Any) -> Batch:
