@@ -205,7 +205,10 @@ class UNet(Model):
         elif self.video:
             shape = (1, config.in_channels, FRAMES, height, width)
         if "cross_attention_dim" in config:
-            arguments["encoder_hidden_states"] = zeros(*_context_shape(root, name))
+            tokenizer: Any = getattr(self.host.pipe, "tokenizer", None)
+            # 77 tokens are CLIP's; tokenizers without a limit name an astronomic one.
+            tokens = min(77, getattr(tokenizer, "model_max_length", 77))
+            arguments["encoder_hidden_states"] = zeros(*_context_shape(root, name, tokens))
         arguments |= _added(root, zeros)
         root(zeros(*shape), 1, **arguments)
 
@@ -257,14 +260,14 @@ def _time_ids(root: Any) -> int:
     return root.add_embedding.linear_1.in_features // root.config.addition_time_embed_dim
 
 
-def _context_shape(root: Any, name: str) -> tuple[int, int, int]:
+def _context_shape(root: Any, name: str, tokens: int) -> tuple[int, int, int]:
     width = root.config.cross_attention_dim
     if root.config.get("encoder_hid_dim"):
         width = root.config.encoder_hid_dim
     width = width[0] if isinstance(width, (tuple, list)) else width
-    # UNetMotionModel takes the text of each frame; 77 tokens are CLIP's, one is SVD's image.
+    # UNetMotionModel takes the text of each frame; one token is SVD's image.
     frames = FRAMES if name == "UNetMotionModel" else 1
-    return frames, 1 if name == "UNetSpatioTemporalConditionModel" else 77, width
+    return frames, 1 if name == "UNetSpatioTemporalConditionModel" else tokens, width
 
 
 def _added(root: Any, zeros: Any) -> dict[str, Any]:

@@ -81,6 +81,7 @@ def _net(name: str) -> Callable[[], Model]:
 
 GUIDED = {"prompts": PROMPTS, "guidance": 3.0}
 CASES = {
+    "zoo-ldm": Case("unet", lambda: zoo("ldm"), GUIDED),
     "zoo-ddpm": Case("unet", lambda: zoo("ddpm"), {"classes": (0, 2), "guidance": 2.0}),
     "ddpm": Case("unet", _pipe("ddpm"), {"scheduler": "ddpm"}),
     "adm": Case("unet", _net("adm"), {}),
@@ -97,11 +98,13 @@ CASES = {
     "kl": Case("vae", _net("kl"), {}),
     "vq": Case("vae", _net("vq"), {}),
     "tiny-vae": Case("vae", _net("tiny_vae"), {}),
+    "zoo-vae-global": Case("vae", lambda: zoo("vae-global"), {}),
     "zoo-gan": Case("gan", lambda: zoo("gan"), {}),
     "zoo-vit": Case("encoder", lambda: zoo("vit"), {}),
     "zoo-ssl": Case("encoder", lambda: zoo("ssl"), {}),
     "two-layers": Case("custom", two_layers, {}),
     "bridge": Case("bridge", bridge, {}),
+    "zoo-text": Case("bridge", lambda: zoo("text"), {}),
 }
 
 
@@ -120,6 +123,9 @@ def images(model: Model, n: int = 2) -> Tensor:
 def encode_batch(model: Model, **changes: Any) -> EncodeBatch:
     """Two images at log-SNR 0."""
     values = {"images": images(model), "noise_seeds": (5, 6), "log_snr": 0.0}
+    if model.family == "bridge":
+        # Equally many tokens.
+        values["prompts"] = ("flag", "flag")
     return EncodeBatch(**{**values, **changes})
 
 

@@ -13,6 +13,7 @@ from torch import nn
 from interp.errors import InputError
 from interp.loading import load, rebuild
 from interp.models import VAE, Encoder, Transformer, UNet, points_table
+from interp.zoo import MODELS
 
 
 @pytest.mark.parametrize(
@@ -54,7 +55,7 @@ def test_a_networks_own_folder_is_enough(folder: Path) -> None:
     assert all(torch.equal(v, state[k]) for k, v in model.root.state_dict().items())
 
 
-@pytest.mark.parametrize("name", ["gan", "vae", "ddpm", "vit"])
+@pytest.mark.parametrize("name", MODELS)
 def test_the_zoo_loads_by_name_and_its_twin_too(name: str) -> None:
     model, twin = load(f"zoo:{name}"), load(f"zoo:{name}", untrained=True, seed=1)
     assert model.name == f"zoo:{name}"

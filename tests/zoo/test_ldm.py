@@ -5,6 +5,7 @@ import torch
 
 import interp
 from interp.errors import InterpError
+from interp.loading import wrap_zoo
 from interp.models import Generation, Rows
 from interp.zoo import ldm
 from interp.zoo.images import load_images
@@ -55,6 +56,17 @@ def test_a_training_sees_the_texts_as_the_pipeline_shows_them(pipe, tmp_path):
 def test_a_network_is_not_run_with_parts_that_it_was_not_trained_on(net):
     with pytest.raises(InterpError, match=r"trained on a zoo:text with sha256 0000.*train ldm"):
         ldm.make_pipe(net, {"net": {"text_sha256": "0" * 64}})
+
+
+def test_its_points_are_blocks_branches_skips_and_a_context_of_its_prompts_length(net):
+    points = wrap_zoo("ldm", net, "zoo:ldm", {}).points
+    block = "mid_block.attentions.0.transformer_blocks.0"
+    assert points[block].kind == "resid"
+    assert {points[f"{block}.{branch}"].kind for branch in ("attn1", "attn2", "ff")} == {"contrib"}
+    assert points[f"context.{block}.attn2"].stream == "context"
+    assert points[f"context.{block}.attn2"].grid == (ldm.CONTEXT,)
+    assert {points[f"skip.{i}"].stream for i in range(4)} == {"skip"}
+    assert points["x_T"].grid == (8, 8)
 
 
 @pytest.mark.slow

@@ -5,11 +5,13 @@ from typing import Any
 import pytest
 import torch
 
+import interp
 from interp.errors import InputError
+from interp.models import Encoding, Rows
 from interp.zoo import text, text_tokens
 from interp.zoo.cards import Quality, verdict
 from interp.zoo.images import load_images
-from interp.zoo.nets import build_net, find_weights
+from interp.zoo.nets import build_net, find_weights, load_net
 from interp.zoo.recipes import make_job
 from interp.zoo.text_tokens import END, documents, encode, kneser_ney, ngram_bits, targets
 
@@ -111,3 +113,33 @@ def test_a_language_model_that_is_no_better_than_pairs_is_undertrained():
 def test_weights_of_other_networks_hold_no_tokenizer():
     with pytest.raises(InputError, match="holds no tokenizer"):
         text_tokens.read_tokenizer(find_weights("vit"))
+
+
+@pytest.mark.slow
+def test_the_bridge_computes_what_the_network_computes_and_shows_the_stream_of_the_text():
+    net, _ = load_net("text")
+    model: Any = interp.load("zoo:text")
+    rows = text.load_tokenizer()("red apple: fruit", return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        assert torch.allclose(model.root(rows), net(rows).logits, atol=1e-4)
+    assert {point.stream for point in model.points.values()} == {"text"}
+    assert {point.width for point in model.points.values()} == {text.GPT["n_embd"]}
+    assert list(model.points)[-1] == f"blocks.{text.GPT['n_layer'] - 1}.hook_out"
+    twin = interp.load("zoo:text", untrained=True, seed=1)
+    assert twin.identity()["weights_sha256"] != model.identity()["weights_sha256"]
+
+
+@pytest.mark.slow
+def test_captions_of_any_length_are_captured_as_their_mean(tmp_path):
+    recipe = Encoding(limit=4, condition="caption", batch_size=1)
+    rows = Rows(positions="mean")
+    store = interp.capture(
+        interp.load("zoo:text"), "all", recipe, out=tmp_path, rows=rows, progress=False
+    )
+    assert store.rows("blocks.3.hook_out").shape == (4, text.GPT["n_embd"])
+
+
+@pytest.mark.slow
+def test_the_shipped_tokenizer_is_that_of_the_training_captions():
+    made = text.tokenizer_of(load_images("glyphs", split="train")).to_str()
+    assert made == text_tokens.read_tokenizer(find_weights("text"))
