@@ -148,12 +148,12 @@ def measure(net: Any, judged: Any) -> dict[str, Any]:
         init_seed=judged.seed + 1,
         folder=judged.folder,
     )
-    both = judged.train.pixels, judged.heldout.pixels
+    a, b = judged.train.pixels, judged.heldout.pixels
     rows = {
-        name: tuple(vit_outputs(encoder, pixels)[0] for pixels in both)
+        name: (vit_outputs(encoder, a)[0], vit_outputs(encoder, b)[0])
         for name, encoder in (("ssl", net), ("untrained", twin), ("vit", judged.judge))
     }
-    rows["pixels"] = tuple(pixels.flatten(1).double() / 255 for pixels in both)
+    rows["pixels"] = (a.flatten(1).double() / 255, b.flatten(1).double() / 255)
     return judge(rows, judged.train, judged.heldout)
 
 

@@ -17,12 +17,10 @@ from interp.zoo.vit import WIDTH
 GENERATOR = torch.Generator().manual_seed(0)
 IMAGES = torch.randint(0, 256, (12, 3, 32, 32), generator=GENERATOR, dtype=torch.uint8)
 LABELS = torch.zeros(12, dtype=torch.int64)
-GOOD = Quality(
-    n=100,
-    knn={"ssl": 0.40, "untrained": 0.30, "pixels": 0.28, "vit": 0.45},
-    probe={"ssl": 0.45, "untrained": 0.30, "pixels": 0.28, "vit": 0.46},
-    effective_rank={"ssl": 40.0, "untrained": 8.0, "pixels": 300.0, "vit": 20.0},
-)
+KNN = {"ssl": 0.40, "untrained": 0.30, "pixels": 0.28, "vit": 0.45}
+PROBE = {"ssl": 0.45, "untrained": 0.30, "pixels": 0.28, "vit": 0.46}
+RANK = {"ssl": 40.0, "untrained": 8.0, "pixels": 300.0, "vit": 20.0}
+GOOD = Quality(n=100, knn=KNN, probe=PROBE, effective_rank=RANK)
 
 
 def job(**options) -> training.Job:
@@ -34,7 +32,7 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def test_the_encoder_is_vits_trunk_and_returns_its_features():
-    net, vit = build_net("ssl", n_classes=3), build_net("vit", n_classes=3)
+    net, vit = ssl.build(3), build_net("vit", n_classes=3)
     ours = {key: x.shape for key, x in net.state_dict().items()}
     theirs = {k: x.shape for k, x in vit.state_dict().items() if not k.startswith("head")}
     assert ours == theirs
@@ -98,7 +96,7 @@ def test_a_view_is_a_function_of_its_generator_and_stays_near_the_images_range()
 
 
 def test_all_patches_in_order_are_the_encoders_own_features():
-    net, x = build_net("ssl", n_classes=3), random(2, 3, 32, 32)
+    net, x = ssl.build(3), random(2, 3, 32, 32)
     with torch.no_grad():
         assert torch.equal(ssl.look(net, x, 64, GENERATOR), net.features(x))
         assert not torch.equal(ssl.look(net, x, 32, GENERATOR), net.features(x))
@@ -155,9 +153,9 @@ def test_the_probe_is_invariant_to_scale_and_offset_of_columns():
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"knn": GOOD.knn | {"ssl": 0.32}}, r"k-NN accuracy 32.0% .* untrained \(30.0%\)"),
-        ({"knn": GOOD.knn | {"pixels": 0.38}}, r"k-NN accuracy 40.0% .* pixels \(38.0%\)"),
-        ({"probe": GOOD.probe | {"untrained": 0.43}}, r"linear-probe .* untrained \(43.0%\)"),
+        ({"knn": KNN | {"ssl": 0.32}}, r"k-NN accuracy 32.0% .* untrained \(30.0%\)"),
+        ({"knn": KNN | {"pixels": 0.38}}, r"k-NN accuracy 40.0% .* pixels \(38.0%\)"),
+        ({"probe": PROBE | {"untrained": 0.43}}, r"linear-probe .* untrained \(43.0%\)"),
         ({"effective_rank": {"ssl": 4.7}}, r"collapsed: 4.7 effective directions of 96"),
     ],
 )
