@@ -113,10 +113,11 @@ class BatchTopK(SAE):
     encode:   code = p where p > threshold, row by row, with the running mean of the smallest value
               selected, which is saved with the weights
 
-    The groups are the batch, or the rows of one image or of one denoiser call *in the batch*: a
-    shuffled batch holds few rows of an image, and with one row each the budget is TopK's. Rows of a
-    batch come from a reservoir of 65536, so an image shares its budget within a batch where the
-    batch is a sizable share of that many rows.
+    The groups are the batch, or the rows of one image or one denoiser call *in the batch* (in the
+    micro-batch, with `accumulate`). Batches are drawn from 65536 shuffled rows, so an image of r
+    rows has about r batch_size / 65536 of them in a batch where the store is large; with one row
+    its budget is TopK's. Batches of whole images are not offered: one map of 64 x 64 positions
+    fills four, its rows are alike, and a step would follow the gradient of a single image.
 
     Args:
         d_in: d, width of the activations.
