@@ -147,10 +147,10 @@ def train_on(
 
 def _check_same_arguments(mesh: Mesh, source: Any, config: TrainConfig, **others: Any) -> None:
     """Refuse ranks that were started for different runs."""
-    from interp.sae.train import _flatten
+    from interp.sae.directory import flatten
 
     rows = others.pop("rows")
-    mine = _flatten({"config": config.as_dict(), **others})
+    mine = flatten({"config": config.as_dict(), **others})
     mine["source"] = getattr(source, "hash", "batches")
     mine["rows"] = rows if rows is None else _sha256(np.ascontiguousarray(rows).tobytes())
     mine = {name: str(value) for name, value in mine.items()}
@@ -200,7 +200,7 @@ def _directory_is_finished(
     backend: str,
 ) -> bool:
     """Rank 0 writes or checks config.json; whether the run has already finished."""
-    from interp.sae.train import _open_directory
+    from interp.sae.directory import open_directory
 
     def look() -> bool:
         if mesh.rank > 0:
@@ -208,7 +208,7 @@ def _directory_is_finished(
         batches, provenance, _ = opened
         provenance["recipe"] = config.as_dict()
         provenance["fingerprint"] = batches.fingerprint
-        return _open_directory(out, config, provenance, resume, backend) is not None
+        return open_directory(out, config, provenance, resume, backend) is not None
 
     return mesh.everyone(_together(mesh, look))[0]
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,13 @@ LOSSES = ("fvu", "aux", "penalty")
 
 
 class Log:
-    """Appends to `log.jsonl`; lines after the resumed step are dropped and made again."""
+    """Appends to `log.jsonl`; lines after the resumed step are dropped and made again.
+
+    Attributes:
+        followers: trackers, called with each line once it is written (`interp.sae.trackers`).
+    """
+
+    followers: tuple[Callable[[str, Mapping[str, Any]], None], ...] = ()
 
     def __init__(self, directory: Path, step: int) -> None:
         self.path = directory / LOG
@@ -38,6 +45,8 @@ class Log:
                 file.write(json.dumps(line) + "\n")
         except OSError as error:
             raise SAEError(f"cannot write {self.path}: {error}") from error
+        for follower in self.followers:
+            follower("line", line)
 
 
 def read_log(directory: Path) -> list[dict[str, Any]]:

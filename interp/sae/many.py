@@ -16,6 +16,7 @@ from interp.errors import SAEError
 from interp.sae.batches import Batch, Batches, check_batch
 from interp.sae.checkpoint import load_checkpoint, remove_checkpoints, save_checkpoint
 from interp.sae.config import TrainConfig
+from interp.sae.directory import open_directory
 from interp.sae.initial import start_from
 from interp.sae.log import Log, read_log
 from interp.sae.options import budget_of, options_of
@@ -24,7 +25,6 @@ from interp.sae.train import (
     Run,
     _choose_backend,
     _moved,
-    _open_directory,
     _open_source,
     _restore,
     _slow_step,
@@ -121,7 +121,7 @@ def train_many(
         chosen = _choose_backend(where, backend, job.config, device, resume)
         provenance = _provenance(reading, job.config, order_seed)
         backends[name] = chosen
-        finished[name] = _open_directory(where, job.config, provenance, resume, chosen)
+        finished[name] = open_directory(where, job.config, provenance, resume, chosen)
     if all(sae is not None for sae in finished.values()):
         return {name: Run(out / name, sae, read_log(out / name)) for name, sae in finished.items()}  # type: ignore[arg-type]
     saved = load_checkpoint(out) if resume else None

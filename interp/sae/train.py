@@ -3,7 +3,7 @@
 import hashlib
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ from interp_kernels import KernelError, resolve, using_backend
 from torch import Tensor
 
 from interp.errors import SAEError
-from interp.sae.atomic import write_atomic
 from interp.sae.base import SAE
 from interp.sae.batches import Batch, Batches, IterableBatches, StoreBatches, check_batch
 from interp.sae.checkpoint import (
@@ -24,15 +23,19 @@ from interp.sae.checkpoint import (
     restore_optimizer,
     save_checkpoint,
 )
-from interp.sae.config import TrainConfig, upgrade
+from interp.sae.config import TrainConfig
+from interp.sae.directory import open_directory
 from interp.sae.distributed import train_on
 from interp.sae.initial import start_from, untie
+from interp.sae.joined import Joined
+from interp.sae.joined_batches import open_joined
 from interp.sae.log import Log, read_log
 from interp.sae.options import Common, options_of
 from interp.sae.resample import is_due, resample_, starts_of
 from interp.sae.sharded_mesh import open_mesh
 from interp.sae.split import training_generations, units_of
 from interp.sae.step import BETAS, Stack, autograd_step, can_fuse, fused_step, open_stack
+from interp.sae.trackers import Tracker, following
 from interp.store import ActivationStore
 from interp.store.coords import row_ids
 
@@ -75,7 +78,7 @@ class _State:
 
 
 def train(
-    source: ActivationStore | Iterable[Tensor],
+    source: ActivationStore | Joined | Iterable[Tensor],
     config: TrainConfig,
     *,
     point: str | None = None,
@@ -86,6 +89,7 @@ def train(
     device: str = "cpu",
     layout: str = "auto",
     backend: str = "auto",
+    trackers: Sequence[Tracker] = (),
 ) -> Run:
     """Train a sparse autoencoder; a rerun continues a killed run to the last bit on a CPU.
 
@@ -94,9 +98,9 @@ def train(
     rows) or from the first batches.
 
     Args:
-        source: an activation store, or an iterable of [b, d] batches that gives the same batches
-            each time it is iterated (a list or an object with `__iter__`; a generator works but
-            cannot be resumed).
+        source: an activation store; several points of stores (`interp.sae.join`), for transcoders
+            and crosscoders; or an iterable of [b, d] batches, or of `Batch`es, that gives the same
+            ones each time it is iterated (a generator works but cannot be resumed).
         config: the settings.
         point: name of the store's hook point; needed for a store, refused for an iterable.
         out: the run directory.
@@ -109,6 +113,8 @@ def train(
             splits the latents where there are several.
         backend: of the kernels: "dense", "eager", "triton", or "auto", which chooses by device and
             n_latents / k, or keeps what a resumed run has used.
+        trackers: called with the settings and each line of the log, see `interp.sae.trackers`;
+            for runs of one process.
 
     Returns:
         The run.
@@ -121,6 +127,8 @@ def train(
     options_of(config)
     mesh = open_mesh(layout, device)
     if mesh is not None:
+        if trackers:
+            raise SAEError("trackers follow runs of one process; several ranks write log.jsonl")
         how = {"resume": resume, "progress": progress, "backend": backend}
         return train_on(mesh, source, config, point=point, out=out, rows=rows, **how)
     out = Path(out)
@@ -128,7 +136,7 @@ def train(
     provenance["recipe"] = config.as_dict()
     provenance["fingerprint"] = batches.fingerprint
     backend = _choose_backend(out, backend, config, device, resume)
-    finished = _open_directory(out, config, provenance, resume, backend)
+    finished = open_directory(out, config, provenance, resume, backend)
     if finished is not None:
         return Run(out, finished, read_log(out))
     state = _start(batches, config, device, backend)
@@ -137,19 +145,21 @@ def train(
     if saved is not None:
         _restore(state, saved)
         batches.load_state_dict(saved["batches"])
-    log = Log(out, state.step)
-    _run(state, batches, config, log, out, progress)
+    with following(Log(out, state.step), trackers, config.as_dict(), state.step) as log:
+        _run(state, batches, config, log, out, progress)
     state.sae.cpu().save(out / "sae")
     remove_checkpoints(out)
     return Run(out, state.sae, read_log(out))
 
 
 def _open_source(
-    source: ActivationStore | Iterable[Tensor],
+    source: ActivationStore | Joined | Iterable[Tensor],
     config: TrainConfig,
     point: str | None,
     rows: np.ndarray | None,
 ) -> tuple[Batches, dict[str, Any], Tensor]:
+    if isinstance(source, Joined):
+        return open_joined(source, config, point, rows)
     if not isinstance(source, ActivationStore):
         if point is not None or rows is not None:
             raise SAEError(
@@ -197,25 +207,6 @@ def _training_rows(
     return mask, chosen
 
 
-def _open_directory(
-    out: Path, config: TrainConfig, provenance: dict[str, Any], resume: bool, backend: str = "auto"
-) -> SAE | None:
-    """Write or check config.json; return the SAE of a run that has already finished."""
-    wanted = {"config": config.as_dict(), "backend": backend, "provenance": provenance}
-    path = out / "config.json"
-    if resume and path.exists():
-        _check_same(path, wanted)
-        if (out / "sae" / "config.json").exists():
-            return SAE.load(out / "sae")
-        return None
-    out.mkdir(parents=True, exist_ok=True)
-    remove_checkpoints(out)
-    for stale in ("log.jsonl", "sae/config.json"):
-        (out / stale).unlink(missing_ok=True)
-    write_atomic(path, (json.dumps(wanted, indent=1) + "\n").encode())
-    return None
-
-
 def _choose_backend(out: Path, backend: str, config: TrainConfig, device: str, resume: bool) -> str:
     """The backend asked for, else the one that the directory's run has used, else the best."""
     place = torch.device(device)
@@ -224,7 +215,7 @@ def _choose_backend(out: Path, backend: str, config: TrainConfig, device: str, r
             found = json.loads((out / "config.json").read_text(encoding="utf-8"))
             backend = str(found.get("backend", backend))
         except (OSError, ValueError, AttributeError):
-            # Absent or damaged: `_open_directory` says so.
+            # Absent or damaged: `open_directory` says so.
             pass
     try:
         return resolve(
@@ -234,53 +225,15 @@ def _choose_backend(out: Path, backend: str, config: TrainConfig, device: str, r
         raise SAEError(f"{error} (the run {out} has recorded its backend)") from error
 
 
-def _check_same(path: Path, wanted: dict[str, Any]) -> None:
-    try:
-        found = _upgraded(json.loads(path.read_text(encoding="utf-8")))
-        flat_found, flat_wanted = _flatten(found), _flatten(json.loads(json.dumps(wanted)))
-    except (ValueError, AttributeError, LookupError, TypeError) as error:
-        raise SAEError(
-            f"{path} is damaged ({error}); use another directory or resume=False"
-        ) from error
-    # A run over several ranks, or of an earlier version, may have left the backend open.
-    backends = {flat_found.get("backend", "auto"), flat_wanted["backend"]}
-    leaves_open = {"backend"} if "auto" in backends else set()
-    differing = [
-        f"{key}: {flat_found.get(key)!r} there, {flat_wanted.get(key)!r} asked"
-        for key in sorted(flat_found.keys() | flat_wanted.keys())
-        if flat_found.get(key) != flat_wanted.get(key) and key not in leaves_open
-    ]
-    if differing:
-        raise SAEError(
-            f"{path.parent} holds another run ({'; '.join(differing[:4])}); "
-            "use another directory, or resume=False to start again"
-        )
-
-
-def _upgraded(found: dict[str, Any]) -> dict[str, Any]:
-    """A config.json of an earlier version in today's fields."""
-    provenance = found["provenance"]
-    recipe = {**provenance, "recipe": upgrade(provenance["recipe"])}
-    return {**found, "config": upgrade(found["config"]), "provenance": recipe}
-
-
-def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(value, dict):
-        return {prefix: value}
-    return {
-        key: leaf
-        for name, inner in value.items()
-        for key, leaf in _flatten(inner, f"{prefix}.{name}" if prefix else name).items()
-    }
-
-
 def _start(batches: Batches, config: TrainConfig, device: str, backend: str) -> _State:
     from interp.sae import VARIANTS
 
     common, _ = options_of(config)
     statistics = batches.statistics()
-    sae = VARIANTS[config.variant].build(len(statistics.mean), config)
-    sae.fit(statistics.mean, statistics.var)
+    sae = VARIANTS[config.variant].build(len(statistics.mean), batches.complete(config))
+    sae.fit(*statistics)
+    if sae.n_sample:
+        sae.take_sample(batches.sample(sae.n_sample))
     if not common.tied:
         untie(sae, config.seed)
     starts = starts_of(sae) if common.dead == "resample" else {}
