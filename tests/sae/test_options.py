@@ -14,6 +14,7 @@ from interp.sae.options import Common, names_of, options_of, split_options
 from interp.sae.resample import is_due, resample_, starts_of
 from interp.sae.step import BETAS, autograd_step, can_fuse
 from interp.sae.synthetic import PlantedDictionary
+from tests.sae.test_conformance import SMALL
 
 CONFIG = TrainConfig(
     n_latents=24, k=3, batch_size=16, steps=30, checkpoint_every=5, log_every=10, dead_window=2
@@ -129,7 +130,7 @@ def test_each_option_changes_what_is_learned(options, tmp_path):
 @pytest.mark.parametrize(
     "config",
     [_with(options=options) for options in NAMED]
-    + [_with(variant=name, options={"dead": "none"}) for name in sorted(VARIANTS)]
+    + [_with(variant=name, options=SMALL.get(name, {})) for name in sorted(VARIANTS)]
     + [_with(variant="relu", options={"p_end": 0.5, "dead": "resample", "resample_every": 3})],
     ids=lambda config: f"{config.variant} {config.options}",
 )
