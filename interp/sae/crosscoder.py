@@ -86,6 +86,8 @@ class Crosscoder(SAE):
         sparsity: str = "topk", l1: float = 0.02, l1_warmup: float = 0.05, seed: int = 0,
         aux_k: int = 0,
     ) -> None:  # fmt: skip
+        if sparsity not in ("topk", "l1"):
+            raise SAEError(f"sparsity = {sparsity!r} is none of topk, l1")
         own = Options(tuple(widths), sparsity, l1, l1_warmup)  # type: ignore[arg-type]
         super().__init__(d_in, n_latents, widths=own.widths or (d_in,))
         if not 1 <= k <= n_latents:

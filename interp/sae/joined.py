@@ -82,7 +82,7 @@ def join(sites: Sequence[Site | tuple], *, partial: bool = False, memory: int = 
         raise SAEError(f"{len(given)} sites: two or more are joined")
     if len({site.call is None for site in given}) > 1:
         raise SAEError(f"{', '.join(site.name for site in given)}: give every site a call, or none")
-    names = [(site.store.hash, site.point, site.call) for site in given]
+    names = [(site.store.path, site.point, site.call) for site in given]
     if len(set(names)) < len(names):
         raise SAEError(f"a site comes twice: {', '.join(site.name for site in given)}")
     sides = [_side(site) for site in given]
@@ -125,7 +125,7 @@ def _check_places(sites: Sequence[Site], sides: Sequence[_Side]) -> None:
 
 def _units(sites: Sequence[Site], sides: Sequence[_Side]) -> list[np.ndarray]:
     """Number of the image of each row, the same in all sites."""
-    if len({site.store.hash for site in sites}) == 1:
+    if len({site.store.path for site in sites}) == 1:
         return [side.columns["generation"].astype(np.int64) for side in sides]
     known: dict[tuple[str, int], int] = {}
     found = []
