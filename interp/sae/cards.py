@@ -13,6 +13,8 @@ from interp.sae.base import SAE
 from interp.sae.formats import FORMATS, save_sae
 from interp.sae.formats.hub import HUB_ID
 
+__all__ = ["model_card", "push_to_hub", "write_package"]
+
 CARD, EVALUATION = "README.md", "evaluation.json"
 TAGS = ("interpretability", "sparse-autoencoder", "dictionary-learning")
 # Numbers of an evaluation that a card shows, with what they are called.
@@ -237,9 +239,10 @@ def _usage(sae: SAE, name: str, format: str) -> str:
 
 
 def _quality(record: dict[str, Any]) -> str:
-    trained = record.get("trained_rows")
-    seen = {True: "rows of trained images among them", False: "images and seeds not trained on"}
-    which = seen.get(trained, "whether it was trained on them is not known")
+    which = "whether it was trained on them is not known"
+    if record.get("trained_rows") is not None:
+        seen = "rows of trained images among them"
+        which = seen if record["trained_rows"] else "images and seeds not trained on"
     count = f"{record.get('n_rows', '?')} rows, {record.get('n_generations', '?')} images"
     where = _clean(record["point"])
     lines = ["## Quality", "", f"On {where}: {_clean(count)}; {which}.", "", "| | |", "|---|---|"]

@@ -22,16 +22,16 @@ from torch import Tensor
 
 from interp.errors import SAEError
 from interp.sae.atomic import write_atomic
-from interp.sae.formats.folding import (
+from interp.sae.formats.hints import Hints, refuse, refuse_strict
+from interp.sae.formats.imported import Imported
+from interp.sae.formats.reading import Settings, Tensors, read_json, read_torch
+from interp.sae.formats.weights import (
     has_unit_rows,
     make,
     one_threshold,
     rebias,
     scale_rows,
 )
-from interp.sae.formats.hints import Hints, refuse, refuse_strict
-from interp.sae.formats.imported import Imported
-from interp.sae.formats.reading import Settings, Tensors, read_json, read_torch
 
 CONFIG, WEIGHTS = "config.json", "ae.pt"
 CLASSES = (
@@ -139,7 +139,7 @@ def _both(bias: Tensor) -> dict[str, Tensor]:
 
 
 def _read_relu(found: Tensors, config: Settings, m: int, d: int) -> Imported:
-    part = make("relu", **_linear(found, m, d), **_both(found.take("bias", d)))
+    part = make("relu", _linear(found, m, d) | _both(found.take("bias", d)))
     norms = part.W_dec.detach().norm(dim=1)
     # The comparison of AutoEncoder.normalize_decoder.
     if torch.allclose(norms, torch.ones_like(norms)):
@@ -150,28 +150,28 @@ def _read_relu(found: Tensors, config: Settings, m: int, d: int) -> Imported:
 
 
 def _read_new(found: Tensors, config: Settings, m: int, d: int) -> Imported:
-    return make("relu", **_linear(found, m, d), b_dec=found.take("decoder.bias", d))
+    return make("relu", {**_linear(found, m, d), "b_dec": found.take("decoder.bias", d)})
 
 
 def _read_gated(found: Tensors, config: Settings, m: int, d: int) -> Imported:
     weights = _linear(found, m, d) | _both(found.take("decoder_bias", d))
     weights |= {"b_enc": found.take("gate_bias", m), "b_mag": found.take("mag_bias", m)}
-    return make("gated", **weights, r_mag=found.take("r_mag", m))
+    return make("gated", {**weights, "r_mag": found.take("r_mag", m)})
 
 
 def _read_jumprelu(found: Tensors, config: Settings, m: int, d: int) -> Imported:
-    return make("jumprelu", **_plain(found, m, d), threshold=found.take("threshold", m))
+    return make("jumprelu", {**_plain(found, m, d), "threshold": found.take("threshold", m)})
 
 
 def _read_topk(found: Tensors, config: Settings, m: int, d: int) -> Imported:
     k = _active(found, config)
     found.drop(["threshold"])
-    return make("topk", k=k, **_linear(found, m, d), **_both(found.take("b_dec", d)))
+    return make("topk", _linear(found, m, d) | _both(found.take("b_dec", d)), k=k)
 
 
 def _read_batchtopk(found: Tensors, config: Settings, m: int, d: int) -> Imported:
     weights = _linear(found, m, d) | _both(found.take("b_dec", d))
-    part = make("jumprelu", **weights, threshold=_one_threshold(found, m))
+    part = make("jumprelu", {**weights, "threshold": _one_threshold(found, m)})
     part.budget = _active(found, config)
     return part
 
@@ -179,7 +179,7 @@ def _read_batchtopk(found: Tensors, config: Settings, m: int, d: int) -> Importe
 def _read_matryoshka(found: Tensors, config: Settings, m: int, d: int) -> Imported:
     weights = _plain(found, m, d)
     weights["b_in"] = weights["b_dec"]
-    part = make("jumprelu", **weights, threshold=_one_threshold(found, m))
+    part = make("jumprelu", {**weights, "threshold": _one_threshold(found, m)})
     part.budget, part.groups = _active(found, config), _groups(found, m)
     return part
 

@@ -14,10 +14,10 @@ import torch
 
 from interp.errors import SAEError
 from interp.sae.atomic import write_atomic
-from interp.sae.formats.folding import make, rebias
 from interp.sae.formats.hints import Hints, refuse, refuse_strict
 from interp.sae.formats.imported import Imported
 from interp.sae.formats.reading import Settings, Tensors, read_torch
+from interp.sae.formats.weights import make, rebias
 
 # Counters of training.
 STATISTICS = ("stats_last_nonzero", "latents_activation_frequency", "latents_mean_square")
@@ -55,13 +55,15 @@ def read(path: Path, hints: Hints) -> Imported:
         decoder = weights.take("decoder.weight", d, m).T
     part = make(
         activation,
+        {
+            "W_enc": encoder,
+            "b_enc": weights.take("latent_bias", m),
+            "W_dec": decoder,
+            "b_dec": bias,
+            "b_in": bias,
+        },
         k=k,
         rows="layer" if activation == "topk" else "none",
-        W_enc=encoder,
-        b_enc=weights.take("latent_bias", m),
-        W_dec=decoder,
-        b_dec=bias,
-        b_in=bias,
     )
     weights.drop(STATISTICS)
     weights.drop(name for name in weights.names() if name.startswith("activation"))

@@ -6,7 +6,8 @@ running threshold of a BatchTopKSAE stood. A `config.json` beside it does:
 
     {"library": "overcomplete", "class": "TopKSAE", "top_k": 32, "normalization": "l2"}
 
-with "running_threshold" for a BatchTopKSAE, and "delta" for relaxed archetypal dictionaries.
+("top_k" is the number of steps of an MpSAE), with "running_threshold" for a BatchTopKSAE, and
+"delta" for relaxed archetypal dictionaries.
 Whole modules written by torch.save(sae) are programs and are refused; README.md has the lines that
 turn them into these two files.
 
@@ -25,7 +26,6 @@ from torch import Tensor
 
 from interp.errors import SAEError
 from interp.sae.atomic import write_atomic
-from interp.sae.formats.folding import make, rebias
 from interp.sae.formats.hints import Hints, refuse, refuse_strict
 from interp.sae.formats.imported import Imported
 from interp.sae.formats.openai import ENDINGS, write_torch
@@ -36,11 +36,13 @@ from interp.sae.formats.reading import (
     read_safetensors,
     read_torch,
 )
+from interp.sae.formats.weights import make, rebias
 
 CONFIG, WEIGHTS, SAFE = "config.json", "state_dict.pt", "sae.safetensors"
 CLASSES = {
     "SAE": "relu",
     "TopKSAE": "topk",
+    "MpSAE": "pursuit",
     "RATopKSAE": "topk",
     "BatchTopKSAE": "jumprelu",
     "JumpSAE": "jumprelu",
@@ -77,10 +79,15 @@ def read(path: Path, hints: Hints) -> Imported:
     activation = _activation(config, weights, hints)
     dictionary = _dictionary(config, weights)
     m, d = dictionary.shape
-    found = {"W_dec": dictionary, **_encoder(weights, dictionary)}
-    k = 0
-    if activation == "topk":
+    k, options = 0, {}
+    if activation in ("topk", "pursuit"):
         k = config.whole("top_k", hints.k or None)
+    if activation == "pursuit":
+        # It has an encoder and does not use it; its last values may be negative.
+        found, options = {"W_dec": dictionary, "W_enc": dictionary}, {"strict": not hints.inexact}
+        weights.drop(name for name in weights.names() if name.startswith("encoder."))
+    else:
+        found = {"W_dec": dictionary, **_encoder(weights, dictionary)}
     if activation == "jumprelu":
         found["threshold"] = _threshold(config, weights, hints, m)
     weights.finish()
@@ -89,7 +96,7 @@ def read(path: Path, hints: Hints) -> Imported:
     if config.flag("bias_concept"):
         # The SAE had all m ones on where it was a ReLU SAE: nothing to count there.
         return _without_bias(activation, max(k - 1, 0), found)
-    return make(activation, k=k, **found)
+    return make(activation, found, k=k, **options)
 
 
 def write(part: Imported, path: Path, hints: Hints) -> Path:
@@ -268,4 +275,4 @@ def _with_bias(part: Imported, weights: dict[str, Tensor]) -> dict[str, Tensor]:
 def _without_bias(activation: str, k: int, found: dict[str, Tensor]) -> Imported:
     weights = {name: value[:-1] for name, value in found.items()}
     bias = found["b_enc"][-1] * found["W_dec"][-1]
-    return make(activation, k=k, **weights, b_dec=bias)
+    return make(activation, {**weights, "b_dec": bias}, k=k)

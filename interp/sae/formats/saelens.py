@@ -9,6 +9,8 @@ Encoder and decoder are W_enc [d, m] and W_dec [m, d]. What a reader has to know
   expected_average_only_in needs a factor that is not in the file; whitening is folded in when
   training ends, so that a config that still names it is unfinished.
 - BatchTopK and Matryoshka are saved as jumprelu with one threshold.
+- matching_pursuit has one matrix; b_dec is added only where it is subtracted.
+- Transcoders subtract nothing from the input.
 - Files before 6.0 name the activation by `activation_fn_str`, may hold `log_threshold` in place
   of `threshold`, and a `scaling_factor` that multiplies the code in decoding.
 """
@@ -22,16 +24,28 @@ from torch import Tensor
 
 from interp.errors import SAEError
 from interp.sae.atomic import write_atomic
-from interp.sae.formats.folding import make, rebias, scale_rows
 from interp.sae.formats.hints import Hints, refuse, refuse_strict
 from interp.sae.formats.imported import Imported
 from interp.sae.formats.reading import Settings, Tensors, read_json, read_safetensors
+from interp.sae.formats.weights import make, rebias, scale_rows
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 # The version whose loader the written files were checked with.
 WRITTEN_VERSION = "6.54.12"
 ROWS = {"none": "none", "layer_norm": "layer", "constant_norm_rescale": "length"}
-ARCHITECTURES = {"standard": "relu", "topk": "topk", "jumprelu": "jumprelu", "gated": "gated"}
+ARCHITECTURES = {
+    "standard": "relu",
+    "topk": "topk",
+    "jumprelu": "jumprelu",
+    "gated": "gated",
+    "matching_pursuit": "pursuit",
+}
+TRANSCODERS = {
+    "transcoder": "relu",
+    "skip_transcoder": "relu",
+    "jumprelu_transcoder": "jumprelu",
+    "jumprelu_skip_transcoder": "jumprelu",
+}
 _TRAINING = ("batchtopk", "matryoshka_batchtopk")
 
 
@@ -50,15 +64,21 @@ def read(path: Path, hints: Hints) -> Imported:
     architecture = config.word("architecture", "standard")
     activation = _activation(architecture, config)
     weights = Tensors(read_safetensors(path / WEIGHTS), str(path / WEIGHTS))
-    m, d = weights.shape("W_dec")
-    config.agree("d_in", d)
-    config.agree("d_sae", m)
-    found = _weights(weights, activation, m, d)
-    found["b_in"] = found["b_dec"]
-    if not config.flag("apply_b_dec_to_input", True):
-        found["b_in"] = torch.zeros(d)
-    k = config.whole("k") if activation == "topk" else 0
-    part = make(activation, k=k, rows=_rows(config, hints), **found)
+    transcodes = architecture in TRANSCODERS
+    m, d_out = weights.shape("W_dec")
+    d = weights.shape("W_enc")[0] if transcodes else d_out
+    for key, size in (("d_in", d), ("d_sae", m), ("d_out", d_out)):
+        config.agree(key, size)
+    found = {"W_skip": weights.take("W_skip", d_out, d)} if "skip" in architecture else {}
+    found |= _weights(weights, activation, m, d, d_out)
+    if not transcodes and config.flag("apply_b_dec_to_input", True):
+        found["b_in"] = found["b_dec"]
+    elif activation == "pursuit":
+        found["b_dec"] = torch.zeros(d)
+    part = make(
+        activation, found, rows=_rows(config, hints), d_out=d_out if transcodes else 0,
+        **_counts(config, activation, d),
+    )  # fmt: skip
     if activation == "topk" and config.flag("rescale_acts_by_decoder_norm"):
         part = _rescaled(part, str(path))
     if config.found.get("normalize_activations") == "expected_average_only_in":
@@ -74,20 +94,21 @@ def write(part: Imported, path: Path, hints: Hints) -> Path:
     """
     from safetensors.torch import save
 
-    names = {value: key for key, value in ARCHITECTURES.items()}
-    if part.activation not in names:
-        raise refuse(part, "SAELens", *ARCHITECTURES.values())
+    architecture = _architecture(part)
     refuse_strict(part, "SAELens", hints)
     # Zero is the other input bias that a config can say.
-    shared = bool(part.b_in.any())
+    shared = bool(part.b_in.any()) and not part.separate
     part = rebias(part, part.b_dec if shared else torch.zeros_like(part.b_in))
     weights = {"W_enc": part.W_enc.T, "W_dec": part.W_dec, "b_dec": part.b_dec}
     weights["b_gate" if part.activation == "gated" else "b_enc"] = part.b_enc
-    extra = ("threshold", "r_mag", "b_mag")
-    weights |= {name: part.get_parameter(name) for name in extra if name in part._parameters}
+    extra = ("threshold", "r_mag", "b_mag", "W_skip")
+    known = dict(part.named_parameters())
+    weights |= {name: known[name] for name in extra if name in known}
+    if part.activation == "pursuit":
+        weights = {name: weights[name] for name in ("W_dec", "b_dec")}
     point, model = part.provenance.get("point") or {}, part.provenance.get("model") or {}
     config: dict[str, Any] = {
-        "architecture": names[part.activation],
+        "architecture": architecture,
         "d_in": part.d_in,
         "d_sae": part.n_latents,
         "dtype": "float32",
@@ -103,6 +124,11 @@ def write(part: Imported, path: Path, hints: Hints) -> Path:
     }
     if part.activation == "topk":
         config |= {"k": part.k, "rescale_acts_by_decoder_norm": False}
+    if part.activation == "pursuit":
+        config |= {"max_iterations": part.k, "residual_threshold": part.tolerance}
+        config["stop_on_duplicate_support"] = part.settles
+    if part.separate:
+        config["d_out"] = part.d_out
     path.mkdir(parents=True, exist_ok=True)
     write_atomic(path / WEIGHTS, save({k: v.detach().contiguous() for k, v in weights.items()}))
     write_atomic(path / CONFIG, (json.dumps(config, indent=1) + "\n").encode())
@@ -125,9 +151,43 @@ def _modern(config: dict[str, Any]) -> dict[str, Any]:
     return config
 
 
+def _architecture(part: Imported) -> str:
+    """SAELens' name of an architecture.
+
+    Raises:
+        SAEError: it has none.
+    """
+    skips = part.W_skip is not None
+    for name, activation in (TRANSCODERS if part.separate else ARCHITECTURES).items():
+        if activation == part.activation and skips == ("skip" in name):
+            break
+    else:
+        kinds = TRANSCODERS if part.separate else ARCHITECTURES
+        raise refuse(part, "SAELens", *dict.fromkeys(kinds.values()))
+    tied = torch.equal(part.W_enc, part.W_dec) and not bool(part.b_enc.any())
+    same = torch.equal(part.b_in, part.b_dec)
+    if part.activation == "pursuit" and not (tied and same):
+        raise SAEError("SAELens pursues with one matrix and one bias, this SAE has several")
+    return name
+
+
+def _counts(config: Settings, activation: str, d: int) -> dict[str, Any]:
+    if activation == "topk":
+        return {"k": config.whole("k")}
+    if activation != "pursuit":
+        return {}
+    unset = config.found.get("max_iterations") is None
+    return {
+        "k": d if unset else config.whole("max_iterations"),
+        "tolerance": config.real("residual_threshold", 1e-2),
+        "settles": config.flag("stop_on_duplicate_support", True),
+    }
+
+
 def _activation(architecture: str, config: Settings) -> str:
-    if architecture in ARCHITECTURES:
-        return ARCHITECTURES[architecture]
+    known = {**ARCHITECTURES, **TRANSCODERS}
+    if architecture in known:
+        return known[architecture]
     if architecture in _TRAINING:
         raise SAEError(
             f"{config.where} is a training checkpoint of {architecture}, whose code depends on the "
@@ -136,7 +196,7 @@ def _activation(architecture: str, config: Settings) -> str:
     why = {
         "abstopk": "its codes are negative as often as positive, a code here never is",
         "temporal": "its code depends on earlier tokens of the text",
-    }.get(architecture, f"known are {', '.join(ARCHITECTURES)}")
+    }.get(architecture, f"known are {', '.join(known)}")
     raise SAEError(f"{config.where}: architecture {architecture!r} cannot be read: {why}")
 
 
@@ -158,10 +218,13 @@ def _rows(config: Settings, hints: Hints) -> str:
     return ROWS[normal]
 
 
-def _weights(found: Tensors, activation: str, m: int, d: int) -> dict[str, Tensor]:
-    weights = {"W_enc": found.take("W_enc", d, m).T, "W_dec": found.take("W_dec", m, d)}
+def _weights(found: Tensors, activation: str, m: int, d: int, d_out: int) -> dict[str, Tensor]:
+    weights = {"W_dec": found.take("W_dec", m, d_out), "b_dec": found.take("b_dec", d_out)}
+    if activation == "pursuit":
+        found.finish()
+        return {**weights, "W_enc": weights["W_dec"]}
+    weights["W_enc"] = found.take("W_enc", d, m).T
     weights["b_enc"] = found.take("b_gate" if activation == "gated" else "b_enc", m)
-    weights["b_dec"] = found.take("b_dec", d)
     if activation == "gated":
         weights |= {"r_mag": found.take("r_mag", m), "b_mag": found.take("b_mag", m)}
     if activation == "jumprelu" and "log_threshold" in found:
@@ -187,6 +250,10 @@ def _scaled(part: Imported, factor: float) -> Imported:
     """Activations times `factor`, folded: as SAELens' fold_activation_norm_scaling_factor."""
     if not factor > 0:
         raise SAEError(f"input_scale = {factor} must be positive")
+    if part.separate:
+        raise SAEError("input_scale: the factors of a transcoder's two points are not known")
+    if part.activation == "pursuit":
+        raise SAEError("input_scale: a matching pursuit's matrix cannot take a factor")
     with torch.no_grad():
         part.W_enc.mul_(factor)
         for weight in (part.W_dec, part.b_dec, part.b_in):

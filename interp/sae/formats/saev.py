@@ -21,10 +21,10 @@ from torch import Tensor
 from interp.errors import SAEError
 from interp.sae.atomic import write_atomic
 from interp.sae.files import MAX_CONFIG_BYTES
-from interp.sae.formats.folding import make, rebias
 from interp.sae.formats.hints import Hints, refuse
 from interp.sae.formats.imported import Imported
 from interp.sae.formats.reading import Settings, Tensors, parse_json, read_torch
+from interp.sae.formats.weights import make, rebias
 
 SCHEMA = 5
 THRESHOLD = "activation.threshold"
@@ -145,10 +145,10 @@ def _make(
     name: str, params: Settings, weights: Tensors, found: dict[str, Tensor], hints: Hints
 ) -> Imported:
     if name == "Relu":
-        return make("relu", **found)
+        return make("relu", found)
     if name == "TopK":
         m = len(found["b_enc"])
-        return make("topk", k=min(m, params.whole("top_k")), strict=not hints.inexact, **found)
+        return make("topk", found, k=min(m, params.whole("top_k")), strict=not hints.inexact)
     if name != "BatchTopK":
         raise SAEError(f"{params.where}: activation {name[:40]!r} is unknown")
     if THRESHOLD in weights:
@@ -161,7 +161,7 @@ def _make(
             "batch; give threshold= (--threshold)"
         )
     levels = torch.full_like(found["b_enc"], max(threshold, 0))
-    part = make("jumprelu", threshold=levels, **found)
+    part = make("jumprelu", {**found, "threshold": levels})
     part.budget = params.whole("top_k", 1)
     return part
 

@@ -14,11 +14,11 @@ import torch
 
 from interp.errors import SAEError
 from interp.sae.atomic import write_atomic
-from interp.sae.formats.folding import make
 from interp.sae.formats.hints import Hints, refuse, refuse_strict
 from interp.sae.formats.imported import Imported
 from interp.sae.formats.openai import base_state, write_torch
 from interp.sae.formats.reading import Settings, Tensors, read_json, read_torch
+from interp.sae.formats.weights import make
 
 CONFIG, WEIGHTS = "config.json", "state_dict.pth"
 STATISTICS = {"mean": "mean.pt", "std": "std.pt"}
@@ -47,12 +47,14 @@ def read(path: Path, hints: Hints) -> Imported:
     bias = weights.take("pre_bias", d)
     part = make(
         "topk",
+        {
+            "W_enc": weights.take("encoder.weight", m, d),
+            "b_enc": weights.take("latent_bias", m),
+            "W_dec": weights.take("decoder.weight", d, m).T,
+            "b_dec": bias,
+            "b_in": bias,
+        },
         k=config.whole("k"),
-        W_enc=weights.take("encoder.weight", m, d),
-        b_enc=weights.take("latent_bias", m),
-        W_dec=weights.take("decoder.weight", d, m).T,
-        b_dec=bias,
-        b_in=bias,
     )
     weights.drop(["stats_last_nonzero"])
     weights.finish()

@@ -3,7 +3,8 @@
 Checked against eai-sparsify 1.3.3; SAeUron's code is that of its repository of October 2025.
 
 - topk and groupmax act after the ReLU. `multi_topk`, `normalize_decoder` concern training only.
-- `transcode` and `skip_connection` are not autoencoders: another point is reconstructed.
+- `transcode` subtracts nothing from the input and reconstructs another point; `skip_connection`
+  adds a linear map of the input. Both points have one width.
 - SAeUron's `batch_topk` and `sample_topk` are switched off by its own loader: k per row is what
   it computes from a file, and what is read here; `provenance` keeps the flags.
 - SAeUron's `input_unit_norm` normalizes each row by its mean and unbiased standard deviation.
@@ -15,10 +16,10 @@ from typing import Any
 
 from interp.errors import SAEError
 from interp.sae.atomic import write_atomic
-from interp.sae.formats.folding import make, rebias
 from interp.sae.formats.hints import Hints, refuse, refuse_strict
 from interp.sae.formats.imported import Imported
 from interp.sae.formats.reading import Settings, Tensors, read_json, read_safetensors
+from interp.sae.formats.weights import make, rebias
 
 CONFIG, WEIGHTS = "cfg.json", "sae.safetensors"
 _SAEURON = ("input_unit_norm", "sample_topk", "batch_topk")
@@ -38,7 +39,7 @@ def read(path: Path, hints: Hints) -> Imported:
     """Read the folder of one hook point.
 
     Raises:
-        SAEError: damaged, or a transcoder.
+        SAEError: damaged, or signed codes.
     """
     config = Settings(read_json(path / CONFIG), str(path / CONFIG))
     activation = config.word("activation", "topk")
@@ -49,27 +50,29 @@ def read(path: Path, hints: Hints) -> Imported:
             f"{config.where}: signed codes cannot be read, a code here is never negative"
         )
     weights = Tensors(read_safetensors(path / WEIGHTS), str(path / WEIGHTS))
-    if config.flag("transcode") or config.flag("skip_connection"):
-        raise SAEError(
-            f"{config.where}: a transcoder (transcode or skip_connection is set) reconstructs "
-            "another point than it reads; autoencoders alone are read"
-        )
     m, d = weights.shape("encoder.weight")
     config.agree("d_in", d)
     if config.whole("num_latents", 0, least=0):
         config.agree("num_latents", m)
     elif config.found.get("expansion_factor") is not None:
         config.agree("expansion_factor", m // d if m % d == 0 else 0)
-    bias = weights.take("b_dec", d)
+    transcodes, skips = config.flag("transcode"), config.flag("skip_connection")
+    found = {
+        "W_enc": weights.take("encoder.weight", m, d),
+        "b_enc": weights.take("encoder.bias", m),
+        "W_dec": weights.take("W_dec", m, d),
+        "b_dec": weights.take("b_dec", d),
+    }
+    if not transcodes:
+        found["b_in"] = found["b_dec"]
+    if skips:
+        found["W_skip"] = weights.take("W_skip", d, d)
     part = make(
         activation,
+        found,
         k=config.whole("k", 32),
         rows="layer" if config.flag("input_unit_norm") else "none",
-        W_enc=weights.take("encoder.weight", m, d),
-        b_enc=weights.take("encoder.bias", m),
-        W_dec=weights.take("W_dec", m, d),
-        b_dec=bias,
-        b_in=bias,
+        d_out=d if transcodes or skips else 0,
     )
     weights.finish()
     return part
@@ -85,9 +88,12 @@ def write(part: Imported, path: Path, hints: Hints) -> Path:
     """
     if part.activation not in ("topk", "groupmax", "relu") or part.rows != "none":
         raise refuse(part, "sparsify", "topk", "groupmax", "relu")
+    if part.d_out != part.d_in:
+        raise SAEError(f"sparsify has one width for both points, not {part.d_in} and {part.d_out}")
     refuse_strict(part, "sparsify", hints)
-    more = {"activation": "groupmax" if part.activation == "groupmax" else "topk"}
-    more |= {"skip_connection": False, "transcode": False}
+    more: dict[str, Any] = {"activation": "groupmax" if part.activation == "groupmax" else "topk"}
+    transcodes = part.separate and not bool(part.b_in.any())
+    more |= {"skip_connection": part.W_skip is not None, "transcode": transcodes}
     return _write(part, path, more)
 
 
@@ -107,9 +113,11 @@ def write_saeuron(part: Imported, path: Path, hints: Hints) -> Path:
 def _write(part: Imported, path: Path, more: dict[str, Any]) -> Path:
     from safetensors.torch import save
 
-    part = rebias(part, part.b_dec)
+    part = part if more.get("transcode") else rebias(part, part.b_dec)
     weights = {"encoder.weight": part.W_enc, "encoder.bias": part.b_enc}
     weights |= {"W_dec": part.W_dec, "b_dec": part.b_dec}
+    if part.W_skip is not None:
+        weights["W_skip"] = part.W_skip
     config = {
         # Both libraries' default; num_latents counts.
         "expansion_factor": 32,

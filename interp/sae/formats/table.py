@@ -112,7 +112,9 @@ def load_sae(
     Raises:
         SAEError: nothing there, of no known layout, damaged, or without an exact equivalent.
     """
-    place = _only_file(resolve(path, revision, local))
+    place = resolve(path, revision, local)
+    if format == "auto":
+        place = _only_file(place)
     name = detect_format(place) if format == "auto" else format
     if name not in FORMATS:
         raise SAEError(f"no format {format!r}; there are auto, {', '.join(FORMATS)}")
@@ -152,7 +154,10 @@ def save_sae(sae: SAE, path: str | Path, format: str = "interp", *, inexact: boo
     write = FORMATS[format].write
     if write is None:
         raise SAEError(f"{FORMATS[format].library} is read only; write format='saelens'")
-    return write(fold(sae), Path(path), Hints(inexact=inexact))
+    part = fold(sae)
+    if part.separate and format not in ("sparsify", "saelens"):
+        raise SAEError(f"{FORMATS[format].library} has no transcoders; sparsify and saelens have")
+    return write(part, Path(path), Hints(inexact=inexact))
 
 
 def _only_file(path: Path) -> Path:

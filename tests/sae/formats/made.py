@@ -3,8 +3,8 @@
 import torch
 
 from interp.sae import SAE, VARIANTS, TrainConfig
-from interp.sae.formats.folding import make
 from interp.sae.formats.imported import Imported
+from interp.sae.formats.weights import make
 
 D, M, K = 6, 24, 3
 
@@ -42,5 +42,5 @@ def imported(activation: str, rows: str = "none", seed: int = 0, **more: bool) -
         weights["threshold"] = 0.1 + draw(M).abs()
     if activation == "gated":
         weights |= {"r_mag": draw(M), "b_mag": draw(M)}
-    k = K if activation in ("topk", "groupmax") else 0
-    return make(activation, k=k, rows=rows, **more, **weights)
+    k = K if activation in ("topk", "groupmax", "pursuit") else 0
+    return make(activation, weights, k=k, rows=rows, **more)

@@ -344,3 +344,21 @@ def test_the_point_is_told_by_the_user(tmp_path):
     assert load_sae(tmp_path / "own").point == {"name": "mid"}
     with pytest.raises(SAEError, match="was trained on mid, not on up"):
         load_sae(tmp_path / "own", point="up")
+
+
+def test_saelens_pursuit_of_a_few_steps_is_ours(tmp_path):
+    options = {"residual_threshold": 0.0, "max_iterations": K, "stop_on_duplicate_support": False}
+    config = {"architecture": "matching_pursuit", "d_in": D, "d_sae": M, **options}
+    rows_of = draw(M, D)
+    rows_of = rows_of / rows_of.norm(dim=1, keepdim=True)
+    (tmp_path / "sae").mkdir()
+    save_file({"W_dec": rows_of, "b_dec": draw(D)}, tmp_path / "sae" / "sae_weights.safetensors")
+    (tmp_path / "sae" / "cfg.json").write_text(json.dumps(config))
+    residual, code = rows() - draw(D), torch.zeros(len(rows()), M)
+    for _ in range(K):
+        value, latent = (residual @ rows_of.T).max(1)
+        code[torch.arange(len(code)), latent] += value
+        residual = residual - value[:, None] * rows_of[latent]
+    sae = load_sae(tmp_path / "sae")
+    check(sae, code, code @ rows_of + draw(D))
+    assert sae.variant == "pursuit"

@@ -30,9 +30,9 @@ PEERS = {
 }
 JUMPS = ("jumprelu", "batchtopk", "matryoshka")
 OURS = {
-    "sae-lens": ("relu", "gated", "topk", *JUMPS),
+    "sae-lens": ("relu", "gated", "topk", "pursuit", "archetypal", *JUMPS),
     "dictionary-learning": ("relu", "gated", "topk", *JUMPS),
-    "sparsify": ("relu", "topk"),
+    "sparsify": ("relu", "topk", "archetypal", "transcoder"),
     "overcomplete": ("relu", "topk", *JUMPS),
     "saev": ("relu",),
 }
@@ -97,7 +97,7 @@ def test_what_the_library_wrote_is_read_with_equal_codes_and_reconstructions(met
         with torch.no_grad():
             code = sae.encode(rows())
             _close(code.dense(), kept["code"], f"{name}, code of {case}")
-            _close(sae.decode(code), kept["x_hat"], f"{name}, reconstruction of {case}")
+            _close(sae(rows()), kept["x_hat"], f"{name}, reconstruction of {case}")
         assert (kept["code"] != 0).any(), f"{case} shows nothing"
 
 

@@ -34,21 +34,22 @@ def main(theirs, load):
     """Do what the module says.
 
     Args:
-        theirs: () -> name -> (save(path), encode, decode).
-        load: path -> (encode, decode).
+        theirs: () -> name -> (save(path), encode, decode), and perhaps forward.
+        load: path -> (encode, decode), and perhaps forward.
     """
     folder = Path(sys.argv[1])
     torch.set_num_threads(1)
     x = torch.from_numpy(np.load(folder / "x.npy"))
     with torch.no_grad():
-        for name, (save, encode, decode) in theirs().items():
+        for name, (save, *functions) in theirs().items():
             save(folder / "theirs" / name)
-            _record(folder / "theirs" / f"{name}.npz", x, encode, decode)
+            _record(folder / "theirs" / f"{name}.npz", x, *functions)
         for place in sorted((folder / "ours").iterdir()):
             if place.suffix != ".npz":
                 _record(folder / "ours" / f"{place.name}.npz", x, *load(place))
 
 
-def _record(path, x, encode, decode):
+def _record(path, x, encode, decode, forward=None):
     code = encode(x)
-    np.savez(path, code=code.numpy(), x_hat=decode(code).numpy())
+    x_hat = decode(code) if forward is None else forward(x)
+    np.savez(path, code=code.numpy(), x_hat=x_hat.numpy())

@@ -14,7 +14,7 @@ for name in ("torchvision", "torchvision.transforms", "cv2", "timm"):
     except ImportError:
         sys.modules[name] = types.ModuleType(name)
 
-from overcomplete.sae import BatchTopKSAE, JumpSAE, TopKSAE  # noqa: E402
+from overcomplete.sae import BatchTopKSAE, JumpSAE, MpSAE, TopKSAE  # noqa: E402
 from overcomplete.sae.base import SAE  # noqa: E402
 from overcomplete.sae.rasae import RATopKSAE  # noqa: E402
 
@@ -58,6 +58,7 @@ def theirs():
         "jump": made(JumpSAE(D, M)),
         "batchtopk": made(BatchTopKSAE(D, M, top_k=K), threshold=0.7),
         "archetypal": made(RATopKSAE(D, M, points, top_k=K, delta=0.4), top_k=K, delta=0.4),
+        "pursuit": made(MpSAE(D, M, k=K), top_k=K),
         "tied": made(TopKSAE(D, M, top_k=K).tied(bias=True), top_k=K),
         "untied": made(TopKSAE(D, M, top_k=K).untied(), top_k=K),
     }

@@ -9,6 +9,16 @@ from sae_lens.saes.jumprelu_sae import JumpReLUSAE, JumpReLUSAEConfig
 from sae_lens.saes.matching_pursuit_sae import MatchingPursuitSAE, MatchingPursuitSAEConfig
 from sae_lens.saes.standard_sae import StandardSAE, StandardSAEConfig
 from sae_lens.saes.topk_sae import TopKSAE, TopKSAEConfig
+from sae_lens.saes.transcoder import (
+    JumpReLUSkipTranscoder,
+    JumpReLUSkipTranscoderConfig,
+    JumpReLUTranscoder,
+    JumpReLUTranscoderConfig,
+    SkipTranscoder,
+    SkipTranscoderConfig,
+    Transcoder,
+    TranscoderConfig,
+)
 
 
 def made(kind, config, **options):
@@ -36,12 +46,16 @@ def batchtopk(factor):
     return sae.save_inference_model, threshold_encode, decode
 
 
-def unit_pursuit():
-    options = {"residual_threshold": 0.0, "max_iterations": K, "stop_on_duplicate_support": False}
+def pursuit(**options):
     config = MatchingPursuitSAEConfig(d_in=D, d_sae=M, **options)
     sae = randomize(MatchingPursuitSAE(config))
     sae.W_dec.data /= sae.W_dec.norm(dim=1, keepdim=True)
     return sae.save_model, sae.encode, sae.decode
+
+
+def transcoder(kind, config):
+    made_one = randomize(kind(config(d_in=D, d_sae=M, d_out=4, apply_b_dec_to_input=False)))
+    return made_one.save_model, made_one.encode, made_one.decode, made_one
 
 
 def theirs():
@@ -61,13 +75,23 @@ def theirs():
         "gated": made(*gated),
         "gated on layer norm": made(*gated, **layer),
         "batchtopk": batchtopk(0.25),
-        "matching pursuit": unit_pursuit(),
+        "matching pursuit": pursuit(
+            residual_threshold=0.0, max_iterations=K, stop_on_duplicate_support=False
+        ),
+        "matching pursuit to a residual": pursuit(residual_threshold=0.8, max_iterations=20),
+        "matching pursuit without bias": pursuit(apply_b_dec_to_input=False),
+        "transcoder": transcoder(Transcoder, TranscoderConfig),
+        "skip transcoder": transcoder(SkipTranscoder, SkipTranscoderConfig),
+        "jumprelu transcoder": transcoder(JumpReLUTranscoder, JumpReLUTranscoderConfig),
+        "jumprelu skip transcoder": transcoder(
+            JumpReLUSkipTranscoder, JumpReLUSkipTranscoderConfig
+        ),
     }
 
 
 def load(path):
     sae = SAE.load_from_disk(path)
-    return sae.encode, sae.decode
+    return sae.encode, sae.decode, sae
 
 
 if __name__ == "__main__":

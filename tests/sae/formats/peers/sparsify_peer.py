@@ -19,7 +19,7 @@ def dense(sae):
 
 def made(**options):
     sae = randomize(SparseCoder(D, SparseCoderConfig(num_latents=M, k=K, **options)))
-    return (sae.save_to_disk, *dense(sae))
+    return (sae.save_to_disk, *dense(sae), lambda x: sae(x).sae_out)
 
 
 def theirs():
@@ -27,11 +27,15 @@ def theirs():
         "topk": made(),
         "multi topk": made(multi_topk=True),
         "groupmax": made(activation="groupmax"),
+        "transcoder": made(transcode=True),
+        "skip transcoder": made(transcode=True, skip_connection=True),
+        "skip autoencoder": made(skip_connection=True),
     }
 
 
 def load(path):
-    return dense(SparseCoder.load_from_disk(path))
+    sae = SparseCoder.load_from_disk(path)
+    return (*dense(sae), lambda x: sae(x).sae_out)
 
 
 if __name__ == "__main__":
