@@ -12,6 +12,7 @@ from torch import Tensor
 from interp.errors import InputError
 from interp.interventions.substitute import (
     Distance,
+    Edit,
     Substitution,
     ablation,
     check_fit,
@@ -73,37 +74,43 @@ def substitute_beside(
         PointError: the model has no such point, or it does not fire.
         InputError: too few fitting rows; what `substitute` refuses.
     """
+    _check_fitting(sae, point, fitting)
+    saes = {"sae": sae} if second is None else {"sae": sae, "SAE of a second seed": second}
+    for one in saes.values():
+        check_fit(model, one, point, source, allow_train)
+    edits = _edits(model, saes, fitting.double().cpu(), seed)
+    how: dict[str, Any] = {
+        "calls": calls, "cfg": cfg, "batch_size": batch_size, "distance": distance
+    }  # fmt: skip
+    mean = ablation(copy.deepcopy(sae).to(model.device))
+    values = measure_edits(model, point, source, {**edits, "ablation": mean}, **how)
+    label, found = getattr(distance, "__name__", "distance"), {}
+    for name in edits:
+        made = record(sae, point, {**values, "reconstruction": values[name]}, label, seed)
+        found[name] = dataclasses.replace(made, sae=saes[name].digest if name in saes else name)
+    if twin is not None:
+        how |= {"allow_train": allow_train, "seed": seed}
+        found["SAE of the untrained twin"] = substitute(twin[0], twin[1], point, source, **how)
+    return found
+
+
+def _edits(model: Model, saes: dict[str, SAE], rows: Tensor, seed: int) -> dict[str, Edit]:
+    """What each SAE, and each code without training, puts in the place of rows."""
+    edits = {
+        name: rowwise(copy.deepcopy(one).to(model.device).forward) for name, one in saes.items()
+    }
+    k = sae_rival("sae", saes["sae"], rows).k
+    for rival in plain_rivals(saes["sae"], rows, "fitting rows", k, seed):
+        edits[rival.name] = rowwise(_on_cpu(rival))
+    return edits
+
+
+def _check_fitting(sae: SAE, point: str, fitting: Tensor) -> None:
     if fitting.ndim != 2 or fitting.shape[1] != sae.d_in or len(fitting) < 2 * sae.d_in:
         raise InputError(
             f"fitting rows of shape {tuple(fitting.shape)}: give at least {2 * sae.d_in} rows of "
             f"width {sae.d_in} of {point}"
         )
-    check_fit(model, sae, point, source, allow_train)
-    others = {} if second is None else {"SAE of a second seed": second}
-    for other in others.values():
-        check_fit(model, other, point, source, allow_train)
-    fitting = fitting.double().cpu()
-    k = sae_rival("sae", sae, fitting).k
-    edits = {"ablation": ablation(copy.deepcopy(sae).to(model.device))}
-    for name, one in {"sae": sae, **others}.items():
-        edits[name] = rowwise(copy.deepcopy(one).to(model.device).forward)
-    for rival in plain_rivals(sae, fitting, "fitting rows", k, seed):
-        edits[rival.name] = rowwise(_on_cpu(rival))
-    how: dict[str, Any] = {
-        "calls": calls, "cfg": cfg, "batch_size": batch_size, "distance": distance
-    }  # fmt: skip
-    values = measure_edits(model, point, source, edits, **how)
-    found = {}
-    for name in [name for name in edits if name != "ablation"]:
-        ends = {"identity": values["identity"], "ablation": values["ablation"]}
-        ends["reconstruction"] = values[name]
-        made = record(sae, point, ends, getattr(distance, "__name__", "distance"), seed)
-        digest = {"sae": sae, **others}[name].digest if name in {"sae", *others} else name
-        found[name] = dataclasses.replace(made, sae=digest)
-    if twin is not None:
-        how |= {"allow_train": allow_train, "seed": seed}
-        found["SAE of the untrained twin"] = substitute(twin[0], twin[1], point, source, **how)
-    return found
 
 
 def _on_cpu(rival: Rival) -> Callable[[Tensor], Tensor]:

@@ -122,23 +122,10 @@ def evaluate(
     """
     store.entries(point)
     check_match(sae, store.points[point], store.model)
-    other = None if second is None else as_sae(second)
-    if other is not None:
-        check_match(other, store.points[point], store.model)
-        check_second(sae, other)
+    other = _second(sae, second, store, point)
     mask, generation = _judged_rows(sae, store, point, rows, allow_train)
     call = store.coords(point, columns=["call", "t", "log_snr"])
-    sums = _Sums(sae, int(call["call"].max()) + 1)
-    with torch.no_grad():
-        for ids, x in store.chunks(point, _CHUNK):
-            kept = mask[ids]
-            if kept.any():
-                sums.add(x[torch.from_numpy(kept)], call["call"][ids[kept]])
-    controls = []
-    if twin is not None:
-        controls.append(_of_twin(twin, store, point, allow_train, seed))
-    if other is not None:
-        controls.append(_of_second(other, store, point, mask, allow_train, seed))
+    sums = _scan(sae, store, point, mask, call["call"])
     return Evaluation(
         point=point,
         n_rows=int(mask.sum()),
@@ -149,7 +136,7 @@ def evaluate(
         severity=sums.severity(),
         per_call=sums.table(call, mask),
         baselines=_baselines(sae, store, point, mask, seed) if baselines else (),
-        controls=tuple(controls),
+        controls=_controls(twin, other, store, point, mask, allow_train=allow_train, seed=seed),
         matched=None if other is None else matched(sae.dictionary(), other.dictionary()),
         sae=sae.digest,
         store=store.hash,
@@ -190,6 +177,18 @@ def _judged_rows(
             "train with held_out > 0, or pass allow_train=True (--allow-train)"
         )
     return mask, generation
+
+
+def _scan(
+    sae: SAE, store: ActivationStore, point: str, mask: np.ndarray, call: np.ndarray
+) -> "_Sums":
+    sums = _Sums(sae, int(call.max()) + 1)
+    with torch.no_grad():
+        for ids, x in store.chunks(point, _CHUNK):
+            kept = mask[ids]
+            if kept.any():
+                sums.add(x[torch.from_numpy(kept)], call[ids[kept]])
+    return sums
 
 
 class _Sums:
@@ -326,6 +325,34 @@ def _of_twin(
     mask, _ = _judged_rows(sae, rows, point, None, allow_train)
     sample = _sampled(rows, point, mask, seed)
     return compare(sae_rival("SAE of the untrained twin", sae, sample.judged), sample)
+
+
+def _controls(
+    twin: tuple[SAE | str | Path, ActivationStore | str | Path] | None,
+    second: SAE | None,
+    store: ActivationStore,
+    point: str,
+    mask: np.ndarray,
+    *,
+    allow_train: bool,
+    seed: int,
+) -> tuple[Baseline, ...]:
+    found = () if twin is None else (_of_twin(twin, store, point, allow_train, seed),)
+    if second is None:
+        return found
+    return (*found, _of_second(second, store, point, mask, allow_train, seed))
+
+
+def _second(
+    sae: SAE, second: SAE | str | Path | None, store: ActivationStore, point: str
+) -> SAE | None:
+    """The second SAE, checked."""
+    if second is None:
+        return None
+    other = as_sae(second)
+    check_match(other, store.points[point], store.model)
+    check_second(sae, other)
+    return other
 
 
 def _of_second(
