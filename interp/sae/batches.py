@@ -165,7 +165,7 @@ class IterableBatches(Batches):
         source: gives rows [b, d], or a `Batch` where the rows have groups or targets.
     """
 
-    def __init__(self, source: Iterable[Tensor | Batch]) -> None:
+    def __init__(self, source: Iterable[Tensor] | Iterable[Batch]) -> None:
         self._iterator: Iterator[Tensor | Batch] = iter(source)
         self._one_pass = self._iterator is source
         first = list(itertools.islice(self._iterator, FIT_BATCHES))
@@ -188,9 +188,10 @@ class IterableBatches(Batches):
     def statistics(self) -> Moments:
         """Moments of the first batches, in float64."""
         found = moments_of(torch.cat(self._first))
-        if self._targets[0] is None:
+        targets = [target for target in self._targets if target is not None]
+        if not targets:
             return found
-        return Moments(*found[:2], *moments_of(torch.cat(self._targets))[:2])
+        return Moments(*found[:2], *moments_of(torch.cat(targets))[:2])
 
     def sample(self, n: int) -> Tensor:
         """Of the first batches."""

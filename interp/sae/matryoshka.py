@@ -281,7 +281,8 @@ class Matryoshka(SAE):
 
     def _encode_topk(self, z: Tensor) -> Code:
         with exact(z):
-            values, indices = encode_topk(*lowered(z, self.W_enc, self._bias()), self.k)
+            rows, weight, bias = lowered(z, self.W_enc, self._bias())
+            values, indices = encode_topk(rows, weight, bias, self.k)
         return Code(values.to(z.dtype), indices, self.n_latents)
 
     def _select(self, z: Tensor) -> Code:

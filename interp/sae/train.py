@@ -78,7 +78,7 @@ class _State:
 
 
 def train(
-    source: ActivationStore | Joined | Iterable[Tensor],
+    source: ActivationStore | Joined | Iterable[Tensor] | Iterable[Batch],
     config: TrainConfig,
     *,
     point: str | None = None,
@@ -153,7 +153,7 @@ def train(
 
 
 def _open_source(
-    source: ActivationStore | Joined | Iterable[Tensor],
+    source: ActivationStore | Joined | Iterable[Tensor] | Iterable[Batch],
     config: TrainConfig,
     point: str | None,
     rows: np.ndarray | None,

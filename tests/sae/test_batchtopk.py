@@ -205,6 +205,7 @@ def test_an_iterable_may_name_the_groups_of_its_rows(tmp_path):
     images = torch.arange(128) // 16
     batches = [Batch(x, None, images) for x in data]
     sae = train(batches, _config(budget="image"), out=tmp_path).sae
+    assert isinstance(sae, BatchTopK)
     assert sae.threshold > 0
 
 

@@ -27,8 +27,16 @@ BY_BATCH = {"batchtopk", "jumprelu", "matryoshka"}
 PLANTED: dict[str, dict] = {"matryoshka": {"groups": [24, 8]}}
 # Recovered atoms, FVU and dead latents that the benchmark dictionary must reach in 1500 steps.
 # TopK: the best of eight libraries (.992, .1136, .002), all at rate 1e-3; ours is at its default,
-# 2e-3: at 1e-3 it finds .98 of the atoms. ReLU: measured .988, .142, 0.
-BARS = {"topk": (0.99, 0.115, 0.005), "relu": (0.97, 0.15, 0.005)}
+# 2e-3: at 1e-3 it finds .98 of the atoms. BatchTopK: likewise (.990, .1316, .006). The best of two
+# libraries' Matryoshkas has (.707, .2716, .145); measured here .979, .141, .002. JumpReLU: measured
+# .979, .129, .006 in 1000 steps. ReLU: measured .988, .142, 0.
+BARS = {
+    "batchtopk": (0.99, 0.1316, 0.006),
+    "jumprelu": (0.97, 0.13, 0.008),
+    "matryoshka": (0.96, 0.15, 0.006),
+    "relu": (0.97, 0.15, 0.005),
+    "topk": (0.99, 0.115, 0.005),
+}
 # Of the others, what any variant must reach.
 LOOSE_BAR = (0.9, 0.3, 0.05)
 

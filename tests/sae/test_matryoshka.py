@@ -138,6 +138,7 @@ def test_topk_selection_has_k_latents_in_each_row_and_no_threshold(x):
     assert sae.threshold == 0
 
 
+@pytest.mark.slow
 def test_the_first_group_explains_more_than_as_many_latents_of_a_plain_dictionary(tmp_path):
     data = PlantedDictionary(24, 16, 3, batch_size=128, steps=150)
     x, left = data.held_out(1000), {}

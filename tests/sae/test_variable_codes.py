@@ -123,7 +123,8 @@ def test_a_code_is_dense_where_that_takes_less_memory(generator):
     few = code_of(Entries(rows, latents, torch.ones(4)), 4, 12)
     assert few.indices is not None
     many = torch.rand(4, 12, generator=generator)
-    code = code_of(Entries(*many.nonzero(as_tuple=True), many.flatten()), 4, 12)
+    rows, latents = many.nonzero(as_tuple=True)
+    code = code_of(Entries(rows, latents, many.flatten()), 4, 12)
     assert code.indices is None
     assert (code.values == many).all()
 
