@@ -4,7 +4,7 @@ import dataclasses
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
@@ -52,6 +52,11 @@ class Train:
     """The store's folder."""
     points: Annotated[Positional[tuple[str, ...]], arg(metavar="POINT ...")]
     """Hook point, as `interp store info` lists them; of several, each gets a run in OUT/POINT."""
+    target: str = ""
+    """Another point, reconstructed from POINT: for --config.variant transcoder."""
+    sites: bool = False
+    """All POINTs are sites of one crosscoder: POINT, POINT@CALL, or STORE::POINT of other models
+    on the same images."""
     out: Path = Path("runs/sae")
     """Run directory: config.json, log.jsonl, sae/."""
     config: Annotated[TrainConfig, Flat] = field(default_factory=TrainConfig)
@@ -64,28 +69,60 @@ class Train:
     in 4; each gives every rank points of its own."""
     backend: str = "auto"
     """Of the kernels: dense, eager, triton; auto takes the best, or what a continued run used."""
+    tracker: tuple[Literal["wandb", "trackio", "tensorboard"], ...] = ()
+    """Also send the log to these; each is an extra: python -m pip install 'interp[NAME]'."""
 
     def run(self) -> None:
         """Print the run directory and the last line of the log; of a split run, one rank does."""
         if not self.points:
             raise InterpError("name a point of the store, as `interp store info` lists them")
+        from interp.sae.trackers import make_tracker
+
         store = interp.open_store(self.store)
+        joined = self._joined(store)
         apart = self.layout == "each"
-        for point in share(self.points) if apart else self.points:
+        points = [None] if joined else share(self.points) if apart else self.points
+        for point in points:
             run = interp.train(
-                store,
+                joined or store,
                 self.config,
                 point=point,
-                out=self.out / point if len(self.points) > 1 else self.out,
+                out=self.out / point if point and len(self.points) > 1 else self.out,
                 resume=not self.fresh,
                 device=self.device,
                 layout=self.layout,
                 backend=self.backend,
+                trackers=[make_tracker(name) for name in self.tracker],
             )
             if apart or this_rank() == 0:
                 # One write, so that ranks do not mix their lines.
                 last = f"{json.dumps(run.log[-1])}\n" if run.log else ""
                 print(f"{run.path}\n{last}", end="", flush=True)
+
+    def _joined(self, store: Any) -> Any:
+        """The joined sites; None where each point is read by itself."""
+        from interp.sae import join
+
+        if self.target and (self.sites or len(self.points) != 1):
+            raise InterpError("--target takes one POINT, and no --sites")
+        if not self.target and not self.sites:
+            return None
+        words = [*self.points, self.target] if self.target else self.points
+        return join([site_of(word, store) for word in words])
+
+
+def site_of(word: str, store: Any) -> tuple[Any, str, int | None]:
+    """The site that POINT, POINT@CALL, STORE::POINT or STORE::POINT@CALL names.
+
+    Raises:
+        InterpError: the call is not a number.
+    """
+    folder, _, rest = word.rpartition("::")
+    point, at, call = rest.partition("@")
+    if at and not call.isdecimal():
+        raise InterpError(f"site {word!r}: the call after @ must be a whole number")
+    where = interp.open_store(Path(folder)) if folder else store
+    return where, point, int(call) if at else None
 
 
 @dataclass(frozen=True)
@@ -118,6 +155,15 @@ class Evaluate:
     def run(self) -> None:
         """Print JSON; `evaluation.json` in the run directory keeps it."""
         store = interp.open_store(self.store)
+        sae = self.reading.load(self.run_dir)
+        of_sites = bool(sae.provenance.get("sites"))
+        record = self._of_sites(sae, store) if of_sites else self._of_point(store)
+        text = json.dumps(record, indent=1)
+        if is_own(self.run_dir):
+            (self.run_dir / "evaluation.json").write_text(text + "\n")
+        print(text)
+
+    def _of_point(self, store: Any) -> dict[str, Any]:
         sae, point = self.reading.load_at(self.run_dir, store)
         judged = interp.evaluate(
             sae, store, point, allow_train=self.allow_train, twin=self.twin, second=self.second
@@ -126,10 +172,22 @@ class Evaluate:
         if self.substitute:
             found = self._substitute(sae, store, point)
             record |= {"substitution": found["sae"], "substitutions": found}
-        text = json.dumps(record, indent=1)
-        if is_own(self.run_dir):
-            (self.run_dir / "evaluation.json").write_text(text + "\n")
-        print(text)
+        return record
+
+    def _of_sites(self, sae: Any, store: Any) -> dict[str, Any]:
+        """A transcoder or crosscoder, whose points the store has."""
+        from interp.interventions import substitute_transcoder
+        from interp.sae import evaluate_joined, rejoin
+
+        if self.twin is not None or self.second is not None:
+            raise InterpError("--twin and --second judge SAEs of one point")
+        judged = evaluate_joined(sae, rejoin(sae, store), allow_train=self.allow_train)
+        record = judged.as_dict()
+        if self.substitute:
+            source = _source_of(store, self.n)
+            found = substitute_transcoder(_model_of(store, self.device), sae, source)
+            record["substitution"] = plain(found)
+        return record
 
     def _substitute(self, sae: Any, store: Any, point: str) -> dict[str, Any]:
         from interp.interventions import substitute_beside

@@ -18,6 +18,14 @@ from interp.interventions.effects import (
     measure_effect,
     transfer_ratio,
 )
+from interp.interventions.end_to_end import (
+    EndToEndConfig,
+    Finetuned,
+    end_to_end_terms,
+    frozen,
+    record_calls,
+    train_end_to_end,
+)
 from interp.interventions.layers import (
     Excess,
     Game,
@@ -45,6 +53,7 @@ from interp.interventions.swapping import (
     interchange,
     measure_interchange,
 )
+from interp.interventions.transcoding import substitute_transcoder, transcoder_edits
 from interp.interventions.verdict import (
     Answer,
     Check,
@@ -67,7 +76,9 @@ __all__ = [
     "Compactness",
     "Controls",
     "Effect",
+    "EndToEndConfig",
     "Excess",
+    "Finetuned",
     "Game",
     "Interchange",
     "LayerShares",
@@ -82,7 +93,9 @@ __all__ = [
     "compare_twins",
     "decide",
     "embed_images",
+    "end_to_end_terms",
     "find_role",
+    "frozen",
     "interchange",
     "load_rule",
     "low_pass_distance",
@@ -96,10 +109,14 @@ __all__ = [
     "measure_specialization",
     "play",
     "play_carriers",
+    "record_calls",
     "rms_distance",
     "shapley",
     "specialize",
     "substitute",
     "substitute_beside",
+    "substitute_transcoder",
+    "train_end_to_end",
+    "transcoder_edits",
     "transfer_ratio",
 ]

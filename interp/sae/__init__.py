@@ -6,6 +6,7 @@ from interp.sae.batchtopk import BatchTopK
 from interp.sae.config import TrainConfig
 from interp.sae.crosscoder import Crosscoder
 from interp.sae.evaluate import Evaluation, evaluate
+from interp.sae.evaluate_joined import JoinedEvaluation, evaluate_joined, rejoin
 from interp.sae.formats import load_sae, save_sae
 from interp.sae.gated import Gated
 from interp.sae.joined import Joined, Site, join
@@ -47,6 +48,7 @@ __all__ = [
     "Gated",
     "Job",
     "Joined",
+    "JoinedEvaluation",
     "JumpReLU",
     "Losses",
     "Matryoshka",
@@ -58,8 +60,10 @@ __all__ = [
     "TrainConfig",
     "Transcoder",
     "evaluate",
+    "evaluate_joined",
     "join",
     "load_sae",
+    "rejoin",
     "save_sae",
     "train",
     "train_many",

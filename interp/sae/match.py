@@ -21,6 +21,13 @@ def check_match(sae: SAE, point: HookPoint, model: Mapping[str, Any]) -> None:
     Raises:
         SAEError: with both sides.
     """
+    sites = sae.provenance.get("sites")
+    if sites:
+        names = ", ".join(site["point"]["name"] for site in sites)
+        raise SAEError(
+            f"a {sae.variant} of {names} does not reconstruct {point.name} from itself: use "
+            "evaluate_joined, substitute_transcoder or its own encode"
+        )
     trained = sae.point
     where = f"; was it trained on {trained['name']}?" if trained else ""
     if point.width != sae.d_in:
@@ -29,6 +36,31 @@ def check_match(sae: SAE, point: HookPoint, model: Mapping[str, Any]) -> None:
         raise SAEError(
             f"the SAE was trained on {trained['name']}, not on {point.name}; {_ON_PURPOSE}"
         )
+    _check_model(sae, model)
+
+
+def check_transcoder(
+    sae: SAE, source: HookPoint, target: HookPoint, model: Mapping[str, Any]
+) -> None:
+    """Refuse a transcoder whose widths or model are others.
+
+    Args:
+        sae: the transcoder.
+        source, target: the points between which it is to run.
+        model: identity of their model.
+
+    Raises:
+        SAEError: with both sides.
+    """
+    if (source.width, target.width) != (sae.d_in, sae.d_out):
+        raise SAEError(
+            f"widths {source.width} and {target.width} of {source.name} and {target.name} do not "
+            f"fit a transcoder from {sae.d_in} to {sae.d_out}"
+        )
+    _check_model(sae, model)
+
+
+def _check_model(sae: SAE, model: Mapping[str, Any]) -> None:
     found = str(model.get("weights_sha256") or "")
     if sae.model_hash and found and sae.model_hash != found:
         spec = sae.provenance["model"].get("spec")
