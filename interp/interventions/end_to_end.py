@@ -23,6 +23,9 @@ from interp.sae.match import check_match
 from interp.sae.split import unit_hash
 from interp.sae.step import BETAS
 
+# Progress of the run that variants see: their warm-ups are over, since the SAE is trained.
+TRAINED = 1 - 2**-10
+
 
 @dataclass(frozen=True)
 class EndToEndConfig:
@@ -124,7 +127,7 @@ def train_end_to_end(
     log: list[dict[str, float]] = []
     with frozen(model):
         for recorded in _calls(model, recipe, config):
-            context = Context(silent >= config.window, len(log) / config.steps)
+            context = Context(silent >= config.window, TRAINED)
             terms = end_to_end_terms(model, sae, point, recorded, context, config.downstream)
             optimizer.zero_grad(set_to_none=True)
             _total(terms, config, len(log)).backward()
@@ -319,7 +322,7 @@ def _line(terms: Terms, dead: Tensor) -> dict[str, float]:
     names = ("output", "downstream", "reconstruction", "penalty", "aux")
     active = (terms.code.values > 0).sum(dim=1).double().mean()
     return {
-        **{name: float(getattr(terms, name)) for name in names},
+        **{name: float(getattr(terms, name).detach()) for name in names},
         "l0": float(active),
         "dead": float(dead.double().mean()),
     }
