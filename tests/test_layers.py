@@ -37,11 +37,20 @@ MAY_IMPORT: dict[str, set[str]] = {
         "interp.sae.joined",
         "interp.sae.many",
         "interp.sae.evaluate",
+        "interp.sae.evaluate_joined",
     },
     "interp.sae.train": {"interp_kernels", "interp.sae", "interp.sae.joined", "interp.store"},
     "interp.sae.joined": {"interp.sae", "interp.store"},
+    "interp.sae.evaluate_joined": {"interp.sae", "interp.sae.joined", "interp.store"},
     "interp.sae.many": {"interp_kernels", "interp.sae", "interp.sae.train", "interp.store"},
     "interp.sae.evaluate": {"interp_kernels", "interp.sae", "interp.store"},
+    "interp.sae.sweep": {
+        "interp.sae",
+        "interp.sae.train",
+        "interp.sae.many",
+        "interp.sae.evaluate",
+        "interp.store",
+    },
     "interp.features": {"interp.sae", "interp.store"},
     # The only part that sees both models and SAEs.
     "interp.interventions": {"interp.models", "interp.sae", "interp.store", "interp.stats"},
@@ -82,6 +91,8 @@ PUBLIC = (
     "interp.sae.synthetic",
     "interp.sae.distributed",
     "interp.sae.metrics",
+    "interp.sae.sweep",
+    "interp.sae.trackers",
     "interp_kernels",
 )
 

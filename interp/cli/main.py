@@ -23,6 +23,7 @@ from interp.cli.pages import Compare, DashboardBuild, DashboardServe, Demo
 from interp.cli.sae import SAECard, SAEConvert, SAEFormats, SAEPush, SAEShow
 from interp.cli.saes import Describe, Evaluate, Train, read_options, write_options
 from interp.cli.stores import StoreInfo, StoreList, StoreMerge, StoreRemove, StoreVerify
+from interp.cli.sweeping import Sweep
 from interp.cli.zoo import ZooCard, ZooEvaluate, ZooList, ZooTrain
 
 DESCRIPTION = """Read, decompose, edit and compare the activations of generative vision models.
@@ -54,6 +55,7 @@ COMMANDS: Tree = {
         },
     ),
     "train": Train,
+    "sweep": Sweep,
     "evaluate": Evaluate,
     "describe": Describe,
     "sae": (
@@ -182,5 +184,13 @@ def capture_command(store: Any) -> CaptureGenerate | CaptureEncode:
 def train_command(run_dir: Path) -> Any:
     """Return the command with a run's settings; the store has to be named again."""
     config = TrainConfig.load(run_dir)
-    point = json.loads((run_dir / "config.json").read_text())["provenance"]["point"]["name"]
-    return Train(tyro.MISSING, (point,), config=config)
+    provenance = json.loads((run_dir / "config.json").read_text())["provenance"]
+    sites = [
+        site["point"]["name"] + ("" if site["call"] is None else f"@{site['call']}")
+        for site in provenance.get("sites", ())
+    ]
+    if "target" in provenance:
+        return Train(tyro.MISSING, (sites[0],), target=sites[1], config=config)
+    if sites:
+        return Train(tyro.MISSING, tuple(sites), sites=True, config=config)
+    return Train(tyro.MISSING, (provenance["point"]["name"],), config=config)

@@ -35,6 +35,9 @@ def test_sites_train_a_crosscoder_over_points_and_calls(store, tmp_path):
     assert main([*words, "--variant", "crosscoder", *SIZES]) == 0
     sae = SAE.load(tmp_path / "sae")
     assert sae.widths == (6, 6, 4)
+    again = ["train", str(store.path), "--config", str(tmp_path), "--out", str(tmp_path / "again")]
+    assert main(again) == 0
+    assert SAE.load(tmp_path / "again/sae").digest == sae.digest
     assert [site["call"] for site in sae.provenance["sites"]] == [0, 1, 1]
 
 
