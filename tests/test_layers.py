@@ -71,6 +71,7 @@ OUTSIDE: dict[str, set[str]] = {
     "interp.doctor": set(),
     "interp.demo": {"interp.demo_report"},
     "interp.demo_report": set(),
+    "interp.reference": set(),
     "interp.cli": {"interp.demo", "interp.doctor"},
     "interp.__main__": {"interp.cli"},
     "benchmarks": {"benchmarks"},

@@ -27,6 +27,8 @@ from typing import Any, final
 from interp.errors import SAEError
 from interp.sae.log import Log
 
+__all__ = ["TRACKERS", "TensorBoard", "Tracker", "Trackio", "Wandb", "make_tracker"]
+
 Tracker = Callable[[str, Mapping[str, Any]], None]
 
 
