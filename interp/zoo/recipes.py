@@ -63,27 +63,25 @@ def _differences(x: Tensor) -> tuple[Tensor, Tensor]:
     return x[..., 1:, :] - x[..., :-1, :], x[..., 1:] - x[..., :-1]
 
 
-def autoencoding_loss(
-    job: Job, x: Tensor, y: Tensor, posterior: Any
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return mse, L1, edges and KL per code value, weighted by the recipe, and what to log."""
-    recipe = job.extra["recipe"]
-    mse, l1 = F.mse_loss(y, x), F.l1_loss(y, x)
-    edges = sum(F.l1_loss(a, b) for a, b in zip(_differences(y), _differences(x), strict=True))
-    kl = posterior.kl().mean() / posterior.mean[0].numel()
-    loss = recipe["mse"] * mse + recipe["l1"] * l1 + recipe["edges"] * edges + recipe["kl"] * kl
-    return loss, {"mse": mse.detach(), "l1": l1.detach(), "kl": kl.detach()}
-
-
 def autoencoder_step(job: Job, x: Tensor, labels: Tensor, progress: float) -> dict[str, Tensor]:
-    """Take one step of an autoencoder with a Gaussian posterior."""
-    net = job.nets[job.ema_of]
+    """Take one step of an autoencoder with a Gaussian posterior.
+
+    The loss is mse, L1, edges and KL per code value, weighted by the recipe; the KL's weight rises
+    linearly over the share `kl_ramp` of the run, where the recipe names one.
+    """
+    net, recipe = job.nets[job.ema_of], job.extra["recipe"]
     posterior = net.encode(x).latent_dist
     noise = torch.randn(posterior.mean.shape, generator=job.generator, device=x.device)
     y = net.decode(posterior.mean + posterior.std * noise).sample
-    loss, losses = autoencoding_loss(job, x, y, posterior)
+    mse, l1 = F.mse_loss(y, x), F.l1_loss(y, x)
+    edges = sum(F.l1_loss(a, b) for a, b in zip(_differences(y), _differences(x), strict=True))
+    kl = posterior.kl().mean() / posterior.mean[0].numel()
+    weight = recipe["kl"]
+    if "kl_ramp" in recipe:
+        weight *= min(1.0, progress / recipe["kl_ramp"])
+    loss = recipe["mse"] * mse + recipe["l1"] * l1 + recipe["edges"] * edges + weight * kl
     update(loss, job.optimizers[job.ema_of])
-    return losses
+    return {"mse": mse.detach(), "l1": l1.detach(), "kl": kl.detach()}
 
 
 def alphas_cumprod() -> Tensor:
