@@ -108,8 +108,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
     # As `vae`, but draws from the prior are to be images: at a weight of 4e-3 a code carried 180
     # nats and at .15 still 52, far more than tell the training images apart (8), and draws showed
-    # no things. The weight rises slowly, lest the code shuts at the start (Bowman et al. 2016, arXiv
-    # 1511.06349, section 3.1).
+    # no things. The weight rises slowly, lest the code shuts at the start (Bowman et al. 2016,
+    # arXiv 1511.06349, section 3.1).
     "vae-global": {
         "batch_size": 48,
         "lr": 2e-3,
