@@ -114,7 +114,7 @@ def test_the_loss_falls_and_the_network_and_the_old_sae_stay(model):
 
 
 def test_any_variant_is_trained_with_its_penalty(model):
-    sae = _fitted(model, ReLU)
+    sae = _fitted(model, ReLU, l1=0.1)
     found = train_end_to_end(model, sae, POINT, RECIPE, EndToEndConfig(steps=2))
     assert all(line["penalty"] > 0 for line in found.log)
     assert found.sae.digest != sae.digest
