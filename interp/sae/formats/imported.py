@@ -92,11 +92,7 @@ class Imported(SAE):
                 f"rows {rows!r} one of {', '.join(ROWS)}"
             )
         _check_k(activation, k, n_latents)
-        if d_out < 0 or (d_out and rows != "none") or (skip and not d_out):
-            raise SAEError(
-                f"d_out = {d_out} with rows {rows!r} and skip = {skip}: a transcoder has "
-                "d_out >= 1 and plain rows, and a skip belongs to a transcoder"
-            )
+        _check_target(d_out, rows, skip)
         self.activation, self.k, self.rows, self.strict = activation, k, rows, strict
         self.tolerance, self.settles, self.given, self.skip = tolerance, settles, d_out, skip
         self.framed = rows != "none"
@@ -232,6 +228,14 @@ class Imported(SAE):
         z = z - mean
         scale = z.std(dim=1, keepdim=True)
         return z / (scale + LAYER_EPS), torch.cat([mean, scale], 1)
+
+
+def _check_target(d_out: int, rows: str, skip: bool) -> None:
+    if d_out < 0 or (d_out and rows != "none") or (skip and not d_out):
+        raise SAEError(
+            f"d_out = {d_out} with rows {rows!r} and skip = {skip}: a transcoder has d_out >= 1 "
+            "and plain rows, and a skip belongs to a transcoder"
+        )
 
 
 def _check_k(activation: str, k: int, n_latents: int) -> None:

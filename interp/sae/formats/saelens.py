@@ -106,6 +106,14 @@ def write(part: Imported, path: Path, hints: Hints) -> Path:
     weights |= {name: known[name] for name in extra if name in known}
     if part.activation == "pursuit":
         weights = {name: weights[name] for name in ("W_dec", "b_dec")}
+    config = _config(part, architecture, shared)
+    path.mkdir(parents=True, exist_ok=True)
+    write_atomic(path / WEIGHTS, save({k: v.detach().contiguous() for k, v in weights.items()}))
+    write_atomic(path / CONFIG, (json.dumps(config, indent=1) + "\n").encode())
+    return path
+
+
+def _config(part: Imported, architecture: str, shared: bool) -> dict[str, Any]:
     point, model = part.provenance.get("point") or {}, part.provenance.get("model") or {}
     config: dict[str, Any] = {
         "architecture": architecture,
@@ -129,10 +137,7 @@ def write(part: Imported, path: Path, hints: Hints) -> Path:
         config["stop_on_duplicate_support"] = part.settles
     if part.separate:
         config["d_out"] = part.d_out
-    path.mkdir(parents=True, exist_ok=True)
-    write_atomic(path / WEIGHTS, save({k: v.detach().contiguous() for k, v in weights.items()}))
-    write_atomic(path / CONFIG, (json.dumps(config, indent=1) + "\n").encode())
-    return path
+    return config
 
 
 def _modern(config: dict[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 Checked against eai-sparsify 1.3.3; SAeUron's code is that of its repository of October 2025.
 
-- topk and groupmax act after the ReLU. `multi_topk`, `normalize_decoder` concern training only.
+- topk and groupmax act after the ReLU. `normalize_decoder` concerns training only, and so does
+  `multi_topk`: encode and decode use k (its forward shows the reconstruction from 4 k).
 - `transcode` subtracts nothing from the input and reconstructs another point; `skip_connection`
   adds a linear map of the input. Both points have one width.
 - SAeUron's `batch_topk` and `sample_topk` are switched off by its own loader: k per row is what

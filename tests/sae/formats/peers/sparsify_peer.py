@@ -14,12 +14,13 @@ def dense(sae):
         values, indices = code.topk(sae.cfg.k, dim=1)
         return sae.decode(values, indices)
 
-    return encode, decode
+    # Its decode leaves the skip to forward; forward of a multi top-k SAE decodes 4 k latents.
+    return (encode, decode) if sae.W_skip is None else (encode, decode, lambda x: sae(x).sae_out)
 
 
 def made(**options):
     sae = randomize(SparseCoder(D, SparseCoderConfig(num_latents=M, k=K, **options)))
-    return (sae.save_to_disk, *dense(sae), lambda x: sae(x).sae_out)
+    return (sae.save_to_disk, *dense(sae))
 
 
 def theirs():
@@ -34,8 +35,7 @@ def theirs():
 
 
 def load(path):
-    sae = SparseCoder.load_from_disk(path)
-    return (*dense(sae), lambda x: sae(x).sae_out)
+    return dense(SparseCoder.load_from_disk(path))
 
 
 if __name__ == "__main__":
