@@ -15,9 +15,9 @@ from interp.zoo.ssl_quality import judge
 from interp.zoo.training import Job, update
 from interp.zoo.vit import ViT
 
-# Width of the projector's output and of its hidden layer: five and ten times the encoder's, as the
-# covariance term wants many directions (Bardes et al. 2022, arXiv 2105.04906, figure of section 4).
-PROJECTED = 256
+# Widths of the projector's output and of its hidden layer. 128 as in SimCLR (arXiv 2002.05709),
+# whose section 4.2 finds the output's width of little influence.
+PROJECTED = 128
 HIDDEN = 512
 # Training images after each held-out one in the picture: two groups fill a row of 16.
 NEAREST = 7
@@ -91,24 +91,26 @@ def look(
     return net.norm(tokens).mean(1)
 
 
-def spread_loss(z: Float[Tensor, "b p"]) -> tuple[Tensor, Tensor]:
-    """Return VICReg's variance and covariance terms of projections.
+def contrast(
+    a: Float[Tensor, "b p"], b: Float[Tensor, "b p"], temperature: float
+) -> tuple[Tensor, Tensor]:
+    """Return NT-Xent of two views' projections, and how often the partner is the nearest of all.
 
-    variance = mean_j max(0, 1 - sqrt(Var z_j + 1e-4)); covariance = sum_{i != j} C_ij^2 / p, C with
-    denominator b - 1. Source: arXiv 2105.04906, equations 1 to 4.
+    loss = mean over the 2 b views i of -log(exp(s_ij / T) / sum_{k != i} exp(s_ik / T)), s the
+    cosine and j the other view of the same image; log(2 b - 1) where all are equal. Source: Chen et
+    al. 2020 (SimCLR, arXiv 2002.05709), equation 1.
     """
-    z = z - z.mean(0)
-    covariance = z.T @ z / (len(z) - 1)
-    diagonal = covariance.diagonal()
-    variance = F.relu(1 - (diagonal + 1e-4).sqrt()).mean()
-    return variance, (covariance.square().sum() - diagonal.square().sum()) / z.shape[1]
+    z = F.normalize(torch.cat([a, b]), dim=1)
+    logits = (z @ z.T / temperature).fill_diagonal_(-math.inf)
+    partner = torch.arange(len(z), device=z.device).roll(len(a))
+    return F.cross_entropy(logits, partner), (logits.argmax(1) == partner).float().mean()
 
 
 def step(job: Job, x: Tensor, labels: Tensor, progress: float) -> dict[str, Tensor]:
-    """Take a step of VICReg between two views of each image; the labels are not looked at.
+    """Tell each image's two views apart from those of all others; the labels are not looked at.
 
-    Half of each view's patches are dropped until `full_from`: a step then costs half, and the views
-    share less.
+    Of each view `kept_patches` are shown until `full_from`: a step costs that share, and the views
+    have less in common.
     """
     recipe, net, project, generator = (
         job.extra["recipe"],
@@ -118,22 +120,10 @@ def step(job: Job, x: Tensor, labels: Tensor, progress: float) -> dict[str, Tens
     )
     kept = recipe["kept_patches"] if progress < recipe["full_from"] else net.position.shape[1]
     seen = torch.cat([view(x, generator), view(x, generator)])
-    features = look(net, seen, kept, generator)
-    a, b = project(features).chunk(2)
-    invariance = F.mse_loss(a, b)
-    (var_a, cov_a), (var_b, cov_b) = spread_loss(a), spread_loss(b)
-    variance, covariance = (var_a + var_b) / 2, cov_a + cov_b
-    loss = (
-        recipe["invariance"] * invariance
-        + recipe["variance"] * variance
-        + recipe["covariance"] * covariance
-    )
+    a, b = project(look(net, seen, kept, generator)).chunk(2)
+    loss, found = contrast(a, b, recipe["temperature"])
     update(loss, job.optimizers["ssl"])
-    return {
-        "invariance": invariance.detach(),
-        "variance": variance.detach(),
-        "covariance": covariance.detach(),
-    }
+    return {"loss": loss.detach(), "found": found.detach()}
 
 
 def measure(net: Any, judged: Any) -> dict[str, Any]:

@@ -1,3 +1,4 @@
+import math
 import re
 from dataclasses import replace
 
@@ -73,11 +74,11 @@ def test_the_loss_falls(tmp_path):
     trained = job(batch_size=12)
     trained.warmup = 1
     losses: list[float] = []
-    step, recipe = trained.step, trained.extra["recipe"]
+    step = trained.step
 
     def noted(*arguments):
         found = step(*arguments)
-        losses.append(sum(recipe[key] * float(x) for key, x in found.items()))
+        losses.append(float(found["loss"]))
         return found
 
     trained.step = noted
@@ -102,17 +103,25 @@ def test_all_patches_in_order_are_the_encoders_own_features():
         assert not torch.equal(ssl.look(net, x, 32, GENERATOR), net.features(x))
 
 
-def test_the_spread_is_free_for_white_rows_and_costs_collapsed_and_copied_ones():
-    white = torch.linalg.qr(random(200, 4) - random(200, 4).mean(0))[0] * 199**0.5
-    white = white - white.mean(0)
-    variance, covariance = ssl.spread_loss(white)
-    assert float(variance) < 0.02
-    assert float(covariance) < 0.02
-    variance, _ = ssl.spread_loss(torch.zeros(200, 4))
-    assert float(variance) == pytest.approx(0.99)
-    _, covariance = ssl.spread_loss(white[:, :1].expand(-1, 4))
-    # Each column has covariance 1 with the three others.
-    assert float(covariance) == pytest.approx(3, rel=0.02)
+def test_the_contrast_is_the_cross_entropy_of_the_partner_among_all_other_views():
+    a, b = random(3, 5, seed=1).double(), random(3, 5, seed=2).double()
+    z = torch.nn.functional.normalize(torch.cat([a, b]), dim=1)
+    expected = torch.zeros((), dtype=torch.float64)
+    for i in range(6):
+        weights = [torch.exp(z[i] @ z[k] / 0.5) for k in range(6) if k != i]
+        own = torch.exp(z[i] @ z[(i + 3) % 6] / 0.5)
+        expected = expected - torch.log(own / torch.stack(weights).sum()) / 6
+    loss, _ = ssl.contrast(a, b, 0.5)
+    assert float(loss) == pytest.approx(float(expected), rel=1e-9)
+
+
+def test_equal_projections_cost_the_logarithm_of_the_others_and_right_ones_nothing():
+    same = torch.ones(4, 3)
+    assert float(ssl.contrast(same, same, 0.2)[0]) == pytest.approx(math.log(7))
+    apart = torch.eye(4)
+    loss, found = ssl.contrast(apart, 2 * apart, 0.05)
+    assert float(loss) < 1e-6
+    assert float(found) == 1
 
 
 def test_effective_rank_counts_equal_directions_and_ignores_the_offset():
