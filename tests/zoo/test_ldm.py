@@ -8,6 +8,7 @@ from interp.errors import InterpError
 from interp.loading import wrap_zoo
 from interp.models import Generation, Rows
 from interp.zoo import ldm
+from interp.zoo.cards import evaluate_zoo
 from interp.zoo.images import load_images
 from interp.zoo.nets import build_net
 from interp.zoo.recipes import make_job
@@ -102,3 +103,14 @@ def test_the_zoos_own_samples_are_those_of_the_loaded_model():
     batch = Generation(n=3, prompts=PROMPTS, guidance=2.0, steps=3).batch(0, 3)
     made = ldm.sample(model.host.pipe, range(3), PROMPTS, steps=3, guidance=2.0)
     assert (made.int() - model.generate(batch).int()).abs().max() <= 1
+
+
+@pytest.mark.slow
+def test_its_quality_stands_beside_shuffled_captions():
+    measured = evaluate_zoo("ldm", n=16)
+    assert measured.frechet is not None
+    assert measured.label_accuracy is not None
+    assert measured.label_accuracy_shuffled is not None
+    assert measured.label_accuracy_shuffled_max is not None
+    assert 0 <= measured.label_accuracy_shuffled <= measured.label_accuracy_shuffled_max <= 1
+    assert measured.vit_accuracy is not None

@@ -9,7 +9,7 @@ import interp
 from interp.errors import InputError
 from interp.models import Encoding, Rows
 from interp.zoo import text, text_tokens
-from interp.zoo.cards import Quality, verdict
+from interp.zoo.cards import BIGRAM_MARGIN, Quality, evaluate_zoo, verdict
 from interp.zoo.images import load_images
 from interp.zoo.nets import build_net, find_weights, load_net
 from interp.zoo.recipes import make_job
@@ -143,3 +143,13 @@ def test_captions_of_any_length_are_captured_as_their_mean(tmp_path):
 def test_the_shipped_tokenizer_is_that_of_the_training_captions():
     made = text.tokenizer_of(load_images("glyphs", split="train")).to_str()
     assert made == text_tokens.read_tokenizer(find_weights("text"))
+
+
+@pytest.mark.slow
+def test_its_quality_stands_beside_models_of_tokens_and_of_pairs():
+    measured = evaluate_zoo("text", n=200)
+    assert measured.bits_per_token is not None
+    assert measured.bits_bigram is not None
+    assert measured.bits_unigram is not None
+    assert measured.bits_per_token < measured.bits_bigram - BIGRAM_MARGIN
+    assert measured.bits_bigram < measured.bits_unigram

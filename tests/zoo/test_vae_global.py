@@ -6,6 +6,7 @@ import torch
 from interp.errors import InputError
 from interp.loading import wrap_zoo
 from interp.models import EncodeBatch, GenerateBatch, Model, reading
+from interp.zoo.cards import evaluate_zoo
 from interp.zoo.nets import build_net, file_stem, parse_name
 from interp.zoo.recipes import make_job
 from interp.zoo.sampling import draw_normal
@@ -85,3 +86,26 @@ def test_a_step_learns_a_few_images():
     x = torch.rand(8, 3, 1, 1, generator=g).expand(-1, -1, 32, 32) * 2 - 1
     losses = [job.step(job, x, torch.zeros(8), 0.0)["mse"] for _ in range(25)]
     assert losses[-1] < losses[0] / 2
+
+
+@pytest.mark.slow
+def test_the_weight_of_the_divergence_rises_from_nothing():
+    def after(kl: float, progress: float) -> torch.Tensor:
+        job = make_job("vae-global", n_classes=3, batch_size=2)
+        job.extra["recipe"]["kl"] = kl
+        x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+        job.step(job, x, torch.zeros(2), progress)
+        return job.nets["vae-global"].posterior.logvar.bias.detach()
+
+    assert torch.equal(after(0.3, 0.0), after(5.0, 0.0))
+    assert not torch.equal(after(0.3, 0.3), after(5.0, 0.3))
+
+
+@pytest.mark.slow
+def test_its_quality_is_of_draws_from_the_prior_and_of_reconstructions():
+    measured = evaluate_zoo("vae-global", n=32)
+    assert measured.frechet is not None
+    assert measured.frechet_reconstructed is not None
+    assert measured.psnr is not None
+    assert measured.frechet_reconstructed < measured.frechet
+    assert measured.psnr > 12
