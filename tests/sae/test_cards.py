@@ -120,6 +120,7 @@ def test_without_a_network_a_hub_id_says_why():
         load_sae("me/nothing")
 
 
+@pytest.mark.slow
 def test_the_command_writes_the_card_of_a_run_with_its_evaluation(tmp_path, capsys):
     store = make_store(tmp_path / "stores")
     config = TrainConfig(n_latents=12, k=2, steps=5, batch_size=16, held_out=0.3)

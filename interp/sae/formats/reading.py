@@ -25,10 +25,8 @@ MAX_SIZE = 2**31 - 1
 MAX_UNPACKED = 2.0
 
 _CONVERT = (
-    "nothing of it was run. In an environment of the library that wrote it, turn the weights into "
-    "safetensors, `save_file({k: v.contiguous() for k, v in sae.state_dict().items()}, "
-    "'sae.safetensors')` (from safetensors.torch), and load those with format='overcomplete' or "
-    "'prisma' as the README of interp.sae.formats says"
+    "nothing of it was run. Turn it into weights and a config in an environment of the library that "
+    "wrote it: README.md of interp.sae.formats has the lines for overcomplete and ViT-Prisma"
 )
 
 

@@ -181,7 +181,7 @@ def detect_format(path: str | Path) -> str:
     for name, layout in FORMATS.items():
         if layout.detect(path):
             return name
-    if path.is_file() and path.suffix in openai.ENDINGS:
+    if path.is_file() and (path.suffix in openai.ENDINGS or _is_pickle(path)):
         # Says why where it is a program or damaged.
         names = Tensors(read_torch(path), str(path)).names()
         raise SAEError(f"{path} is of no known layout; it holds {names[:20]}")
@@ -196,6 +196,12 @@ def detect_format(path: str | Path) -> str:
         f"{path} is of no known layout ({', '.join(FORMATS)}); it holds {held}: if you know which "
         "it is, give format= to hear what is missing"
     )
+
+
+def _is_pickle(path: Path) -> bool:
+    """Whether a file begins as torch.save's or pickle's do."""
+    with path.open("rb") as file:
+        return file.read(2) in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
 def _below(path: Path) -> list[str]:

@@ -307,10 +307,15 @@ def test_a_torch_file_of_something_else_says_what_it_holds(tmp_path, what):
         load_sae(tmp_path / "x.pt")
 
 
-def test_whole_modules_are_refused_with_the_way_to_convert(tmp_path):
+@pytest.mark.parametrize("name", ["x.pt", "x.pkl", "x"])
+def test_whole_modules_are_refused_with_the_way_to_convert(tmp_path, name):
+    torch.save(torch.nn.Linear(2, 3), tmp_path / name)
+    with pytest.raises(SAEError, match=r"nothing of it was run.*README"):
+        load_sae(tmp_path / name)
+
+
+def test_prisma_is_refused_with_the_way_to_convert(tmp_path):
     torch.save(torch.nn.Linear(2, 3), tmp_path / "x.pt")
-    with pytest.raises(SAEError, match=r"nothing of it was run.*safetensors"):
-        load_sae(tmp_path / "x.pt")
     with pytest.raises(SAEError, match="ViT-Prisma pickles its config"):
         load_sae(tmp_path / "x.pt", "prisma")
 
