@@ -26,6 +26,7 @@ from interp.sae.losses import (
     unit_rows,
 )
 from interp.sae.options import split_options
+from interp.sae.relu import SHARE
 from interp.sae.topk import ENCODER_NORM
 
 
@@ -37,8 +38,9 @@ class Options:
     """Width of each site, in the order of the columns; (): one site. A joined source sets it."""
     sparsity: Literal["topk", "l1"] = "topk"
     """topk: k latents per row, no coefficient to tune. l1: the source's penalty."""
-    l1: float = 0.02
-    """Weight of the penalty, in shares of the variance; only for l1."""
+    l1: float = 0.0
+    """Weight of the penalty, only for l1. In a training config 0 means 0.3 / sqrt(k s) for s sites:
+    ReLU's weight, over the sum of norms sqrt(s) of a latent that all sites share alike."""
     l1_warmup: float = 0.05
     """Share of the run over which the weight rises from 0; the source ramps it too."""
 
@@ -83,7 +85,7 @@ class Crosscoder(SAE):
 
     def __init__(
         self, d_in: int, n_latents: int, k: int, *, widths: Sequence[int] = (),
-        sparsity: str = "topk", l1: float = 0.02, l1_warmup: float = 0.05, seed: int = 0,
+        sparsity: str = "topk", l1: float = 0.0, l1_warmup: float = 0.05, seed: int = 0,
         aux_k: int = 0,
     ) -> None:  # fmt: skip
         if sparsity not in ("topk", "l1"):
@@ -105,8 +107,9 @@ class Crosscoder(SAE):
     def build(cls, d_in: int, config: TrainConfig) -> "Crosscoder":
         """A fresh crosscoder of summed width d_in from a training config."""
         common, own = split_options(cls, config.options)
+        l1 = own.l1 or SHARE / (config.k * max(1, len(own.widths))) ** 0.5
         return cls(
-            d_in, config.n_latents, config.k, widths=own.widths, sparsity=own.sparsity, l1=own.l1,
+            d_in, config.n_latents, config.k, widths=own.widths, sparsity=own.sparsity, l1=l1,
             l1_warmup=own.l1_warmup, seed=config.seed, aux_k=common.aux_k,
         )  # fmt: skip
 

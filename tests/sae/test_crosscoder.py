@@ -114,11 +114,17 @@ def test_a_constant_site_is_named():
         Crosscoder(D, M, K, widths=WIDTHS).fit(torch.zeros(D).double(), variance)
 
 
+def test_the_default_penalty_is_relus_for_latents_that_all_sites_share():
+    options = {"widths": [4, 5], "sparsity": "l1"}
+    sae = Crosscoder.build(D, TrainConfig("crosscoder", M, 8, options=options))
+    assert sae.spec()["l1"] == pytest.approx(0.3 / 4)
+
+
 @pytest.mark.parametrize("sparsity", ["topk", "l1"])
 def test_it_trains_on_two_points_of_a_store_and_knows_them(tmp_path, sparsity):
     store = make_pair(tmp_path / "store")
     settings = {"batch_size": 32, "steps": 150, "lr": 1e-2, "checkpoint_every": 0}
-    config = TrainConfig("crosscoder", M, K, **settings, options={"sparsity": sparsity})
+    config = TrainConfig("crosscoder", M, K, **settings, options={"sparsity": sparsity, "l1": 0.02})
     run = train(join([(store, "early"), (store, "late")]), config, out=tmp_path / "run")
     assert run.log[-1]["fvu"] < 0.3
     assert run.sae.widths == (6, 4)
