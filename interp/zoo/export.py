@@ -132,8 +132,8 @@ def sample_picture(name: str, net: Any, path: Path, heldout: Any) -> None:
     """Write the card's picture.
 
     gan: 128 samples. ddpm, dit: a row of samples per category. vae: held-out images above their
-        reconstructions. vit: a row
-    of held-out images per category that it names, those of another category inverted.
+    reconstructions. vit: a row of held-out images per category that it names, those of another
+    category inverted. Networks of `nets.HOMES`: what their own module says.
 
     Args:
         name: one of `nets.NAMES`.

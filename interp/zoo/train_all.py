@@ -1,7 +1,8 @@
 """Train the whole zoo: `python -m interp.zoo.train_all --minutes 9 --device cuda --out DIR`.
 
 One process per network, as small networks are bound by launches and not by arithmetic; time-boxed;
-a second call continues. Needs torch, diffusers (and tqdm), numpy, pillow, safetensors, jaxtyping.
+a second call continues. Needs torch, diffusers, transformers (and tqdm), numpy, pillow,
+safetensors, jaxtyping.
 Results lie in `DIR/zoo.tar` (and `zoo-2.tar` ...): weights, cards and logs. `--seeds 0 1 2` adds
 two more seeds of gan, vae, ddpm, ldm and dit. Not yet measured on a GPU.
 """
