@@ -25,8 +25,8 @@ MAX_SIZE = 2**31 - 1
 MAX_UNPACKED = 2.0
 
 _CONVERT = (
-    "nothing of it was run. Turn it into weights and a config in an environment of the library that "
-    "wrote it: README.md of interp.sae.formats has the lines for overcomplete and ViT-Prisma"
+    "nothing of it was run. Turn it into weights and a config in an environment of the library "
+    "that wrote it: README.md of interp.sae.formats has the lines for overcomplete and ViT-Prisma"
 )
 
 
