@@ -62,9 +62,9 @@ RECIPES: dict[str, dict[str, Any]] = {
         "smoothing": 0.1,
         "minutes": 14,
     },
-    # SimCLR, as its one constant needs no balancing against others and its negatives rule out a
-    # collapse; temperature of MoCo v2 (Chen et al. 2020, arXiv 2003.04297, section 3). Three eighths
-    # of the patches are shown in the first 80 % of the run: on a slow machine, steps count.
+    # SimCLR: its one constant needs no balancing against others, and negatives rule out a collapse.
+    # The temperature is MoCo v2's (Chen et al. 2020, arXiv 2003.04297, section 3). Three eighths of
+    # the patches are shown in the first 80 % of the run: on a slow machine, steps count.
     "ssl": {
         "batch_size": 64,
         "lr": 1.5e-3,
