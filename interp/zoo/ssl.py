@@ -126,6 +126,14 @@ def step(job: Job, x: Tensor, labels: Tensor, progress: float) -> dict[str, Tens
     return {"loss": loss.detach(), "found": found.detach()}
 
 
+def describe(data: Any, folder: Path) -> dict[str, Any]:
+    """Return what a user of the encoder must know."""
+    return {
+        "objective": "SimCLR: no labels, no captions",
+        "features": "mean of the normalized patch tokens, no head",
+    }
+
+
 def measure(net: Any, judged: Any) -> dict[str, Any]:
     """Return the card's measures of the encoder, beside an untrained twin, pixels and `vit`.
 
