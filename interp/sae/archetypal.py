@@ -76,6 +76,7 @@ class Archetypal(SAE):
     unit_dictionary: ClassVar[bool] = False
     # The dictionary's rows are no parameters that could be set anew.
     encoders: ClassVar[tuple[str, ...]] = ()
+    C: Tensor
 
     def __init__(
         self, d_in: int, n_latents: int, k: int, *, points: int = 0, candidates: str = "rows",
@@ -198,7 +199,8 @@ class Archetypal(SAE):
 
     def _encode(self, z: Tensor, bias: Tensor) -> Code:
         with exact(z):
-            values, indices = encode_topk(*lowered(z, self.W_enc, bias), self.k)
+            rows, weight, bias = lowered(z, self.W_enc, bias)
+            values, indices = encode_topk(rows, weight, bias, self.k)
         return Code(values.to(z.dtype), indices, self.n_latents)
 
 

@@ -189,13 +189,9 @@ class Crosscoder(SAE):
         bias = self.b_enc - self.W_enc @ self.b_dec
         if self.own.sparsity == "l1":
             return Code((z @ self.W_enc.T + bias).to(z.dtype).relu(), None, self.n_latents)
-        if len(self.widths) == 1:
-            with exact(z):
-                values, indices = encode_topk(*lowered(z, self.W_enc, bias), self.k)
-            return Code(values.to(z.dtype), indices, self.n_latents)
         # Selected by value times norms; the weight leaves the values again and needs no gradient.
-        weight = self.site_norms().sum(dim=1).detach()
+        norms = self.site_norms().sum(dim=1).detach()
         with exact(z):
-            rows = lowered(z, self.W_enc * weight[:, None], bias * weight)
-            values, indices = encode_topk(*rows, self.k)
-        return Code(values.to(z.dtype) / weight[indices.long()], indices, self.n_latents)
+            rows, weight, bias = lowered(z, self.W_enc * norms[:, None], bias * norms)
+            values, indices = encode_topk(rows, weight, bias, self.k)
+        return Code(values.to(z.dtype) / norms[indices.long()], indices, self.n_latents)

@@ -155,7 +155,8 @@ class Transcoder(SAE):
 
     def _encode(self, z: Tensor) -> Code:
         with exact(z):
-            values, indices = encode_topk(*lowered(z, self.W_enc, self.b_enc), self.k)
+            rows, weight, bias = lowered(z, self.W_enc, self.b_enc)
+            values, indices = encode_topk(rows, weight, bias, self.k)
         return Code(values.to(z.dtype), indices, self.n_latents)
 
 

@@ -13,7 +13,7 @@ from interp.interventions.end_to_end import (
     train_end_to_end,
 )
 from interp.models import Generation, reading, to_rows
-from interp.sae import Context, Crosscoder, ReLU, TopK, Transcoder
+from interp.sae import SAE, Context, Crosscoder, ReLU, TopK, Transcoder
 
 RECIPE = Generation(n=2, seed=50, steps=2, batch_size=2)
 POINT, LATER = "mid_block.resnets.0", "mid_block.resnets.1"
@@ -22,12 +22,14 @@ POINT, LATER = "mid_block.resnets.0", "mid_block.resnets.1"
 @pytest.fixture(scope="module")
 def model():
     import copy
+    from typing import Any
 
-    from diffusers import DDPMPipeline, DDPMScheduler
+    from diffusers.pipelines.ddpm.pipeline_ddpm import DDPMPipeline
+    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
     from tests.models.tiny import ddpm_net
 
-    unet: object = copy.deepcopy(ddpm_net())
+    unet: Any = copy.deepcopy(ddpm_net())
     return load(DDPMPipeline(unet, DDPMScheduler()))
 
 
@@ -36,7 +38,7 @@ def recorded(model):
     return record_calls(model, RECIPE.batch(0, 2, n_classes=model.n_classes))
 
 
-def _fitted(model, kind=TopK, **settings):
+def _fitted(model, kind: type[SAE] = TopK, **settings):
     settings = settings or ({"k": 3} if kind is TopK else {})
     with reading(model, [POINT]) as reader:
         model.generate(RECIPE.batch(0, 2, n_classes=model.n_classes))

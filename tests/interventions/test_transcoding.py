@@ -16,12 +16,14 @@ SOURCE, TARGET = "mid_block.resnets.0", "mid_block.resnets.1"
 @pytest.fixture(scope="module")
 def model():
     import copy
+    from typing import Any
 
-    from diffusers import DDPMPipeline, DDPMScheduler
+    from diffusers.pipelines.ddpm.pipeline_ddpm import DDPMPipeline
+    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
     from tests.models.tiny import ddpm_net
 
-    unet: object = copy.deepcopy(ddpm_net())
+    unet: Any = copy.deepcopy(ddpm_net())
     return load(DDPMPipeline(unet, DDPMScheduler()))
 
 
@@ -46,6 +48,7 @@ def _linear(model):
     z = sae.normalize(x.float()).double()
     design = torch.cat([z, torch.ones(len(z), 1).double()], dim=1)
     solution = torch.linalg.lstsq(design, sae.normalize_target(y.float()).double()).solution
+    assert sae.W_skip is not None
     with torch.no_grad():
         sae.b_enc.fill_(-1e6)
         sae.W_skip.copy_(solution[:-1].T)

@@ -29,7 +29,7 @@ def make_store(out, *, n=20, calls=2, positions=8, d=6, seed=0, first=0, **colum
     return store
 
 
-def make_pair(out, *, n=20, calls=2, positions=8, seed=0, image=str, **settings):
+def make_pair(out, *, n=20, calls=2, positions=8, seed=0, prefix="", **settings):
     """Two points: "early" [6] mixes atoms, "late" [4] is a linear map of it and four kinks."""
     g = torch.Generator().manual_seed(seed)
     atoms = torch.nn.functional.normalize(torch.randn(12, 6, generator=g), dim=1)
@@ -42,7 +42,7 @@ def make_pair(out, *, n=20, calls=2, positions=8, seed=0, image=str, **settings)
         out,
         {"early": x.reshape(shape), "late": y.reshape(shape)},
         generations={
-            "image_id": [image(f"image{i}") for i in range(n)],
+            "image_id": [f"{prefix}image{i}" for i in range(n)],
             "cluster": [f"cluster{i // 2}" for i in range(n)],
         },
         t=tuple(900.0 - 400 * i for i in range(calls)),

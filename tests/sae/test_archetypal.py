@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from interp.errors import SAEError
-from interp.sae import SAE, Context, TrainConfig, train
+from interp.sae import Context, TrainConfig, train
 from interp.sae.archetypal import Archetypal, kmeans_centers, project_simplex
 from interp.sae.synthetic import PlantedDictionary
 
@@ -49,11 +49,13 @@ def test_a_center_without_rows_stays():
     assert kmeans_centers(rows, start).tolist() == [[pytest.approx(0.1), 0.0], [50.0, 0.0]]
 
 
-def _trained(tmp_path, **options) -> SAE:
+def _trained(tmp_path, **options) -> Archetypal:
     data = PlantedDictionary(20, D, 2, batch_size=64, steps=20)
     settings = {"batch_size": 64, "steps": 20, "lr": 0.05, "checkpoint_every": 0}
     config = TrainConfig("archetypal", M, K, **settings, options=options)
-    return train(data, config, out=tmp_path).sae
+    sae = train(data, config, out=tmp_path).sae
+    assert isinstance(sae, Archetypal)
+    return sae
 
 
 @pytest.mark.parametrize("delta", [0.0, 0.3])

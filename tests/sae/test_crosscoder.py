@@ -147,6 +147,7 @@ def test_shared_and_private_atoms_are_told_apart(tmp_path):
     planted = torch.nn.functional.normalize(atoms.reshape(12, 32), dim=1)
     cosine, best = (planted @ sae.dictionary().detach().T).max(dim=1)
     assert (cosine > 0.9).sum() >= 10
+    assert isinstance(sae, Crosscoder)
     shares = sae.relative_norms()[best, 0]
     good = cosine > 0.9
     assert ((shares[:4] - 0.5).abs() < 0.15)[good[:4]].all()

@@ -74,7 +74,7 @@ def test_rows_without_partners_are_an_error_with_the_numbers(store, tmp_path):
 
 
 def test_stores_of_other_images_have_nothing_in_common(store, tmp_path):
-    other = make_pair(tmp_path, image=lambda name: f"other {name}")
+    other = make_pair(tmp_path, prefix="other ")
     with pytest.raises(SAEError, match=r"no row is in all sites .* image0, other image0"):
         join([(store, "early"), (other, "late")])
 

@@ -88,8 +88,10 @@ def test_aux_reaches_dead_rows_of_both_spaces_and_equals_its_definition(coder, r
 
 def test_aux_takes_no_more_latents_than_are_dead(generator):
     normal = [torch.randn(5, 3, generator=generator), torch.randn(5, 2, generator=generator)]
-    weights = torch.randn(M, 3), torch.zeros(M), torch.randn(M, 2)
-    assert torch.isfinite(aux_transcoder_loss(*normal, *weights, _dead(2), 100))
+    encoder, bias, decoder = torch.randn(M, 3), torch.zeros(M), torch.randn(M, 2)
+    x, residual = normal
+    loss = aux_transcoder_loss(x, residual, encoder, bias, decoder, _dead(2), 100)
+    assert torch.isfinite(loss)
 
 
 def test_without_a_target_the_input_is_the_target(rows):
@@ -119,7 +121,7 @@ def test_a_target_of_another_width_is_refused(coder, rows):
 
 def test_constant_targets_are_refused():
     ones = torch.ones(E).double()
-    with pytest.raises(SAEError, match="target.* constant"):
+    with pytest.raises(SAEError, match=r"target.* constant"):
         Transcoder(D, M, K, d_out=E).fit(
             torch.zeros(D).double(), torch.ones(D).double(), ones, 0 * ones
         )
@@ -156,6 +158,6 @@ def test_the_skip_takes_what_is_linear(store, tmp_path):
 def test_one_point_is_not_enough(store, tmp_path):
     with pytest.raises(SAEError, match="transcoder reads two points"):
         train(store, TrainConfig("transcoder", M, K, **SETTINGS), point="early", out=tmp_path)
+    pair = join([(store, "early"), (store, "late")])
     with pytest.raises(SAEError, match="topk reads one point"):
-        pair = join([(store, "early"), (store, "late")])
         train(pair, TrainConfig("topk", M, K, **SETTINGS), out=tmp_path)
