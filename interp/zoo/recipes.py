@@ -1,6 +1,6 @@
 """How each network of the zoo is trained: `make_job` builds the training, `train_zoo` runs it.
 
-Imports torch, diffusers, numpy and safetensors only (`text` and `ldm` transformers too), so that the
+Imports torch, diffusers, numpy and safetensors only (`text` and `ldm`: transformers), so that the
 recipes also run on a bare machine with a GPU.
 """
 
