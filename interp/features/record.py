@@ -21,7 +21,8 @@ RECORD, ARRAYS = "features.json", "features.safetensors"
 class Features:
     """What m latents did on the rows of one point; e examples each, C categories, T calls.
 
-    Activations are in the SAE's normalized units: rows have mean squared length 1.
+    Activations are in the SAE's normalized units: rows have mean squared length 1. Those of an SAE
+    of another library are in the units of the data.
     """
 
     TOP: ClassVar[int] = 0

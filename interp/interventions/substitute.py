@@ -91,9 +91,10 @@ def substitute(
     damage = sum_i d(image_i, reconstructed_i) / sum_i d(image_i, ablated_i)
 
     The same seeds make the images with the identity in place (their distance has to be 0), with
-    x_hat = decode(encode(x)) in place, and with every row replaced by the SAE's training mean. At
-    a ":delta" point the block's input stays and the edited difference is added to it; the error
-    term is dropped, since it is what the damage measures.
+    x_hat = decode(encode(x)) in place, and with every row replaced by the SAE's training mean
+    (for an SAE of another library: by what it reconstructs from the empty code). At a ":delta"
+    point the block's input stays and the edited difference is added to it; the error term is
+    dropped, since it is what the damage measures.
 
     Args:
         model: a model that makes images from `source`.
@@ -180,8 +181,13 @@ def _refuse_trained(model: Model, identity: dict[str, Any], sae: SAE, recipe: Ge
 
 
 def ablation(sae: SAE) -> Edit:
-    """Every row becomes the mean of the SAE's training rows."""
-    return rowwise(lambda x: sae.mean.expand_as(x))
+    """Every row becomes the mean of the SAE's training rows.
+
+    An SAE of another library has no mean: its reconstruction of the empty code stands for it.
+    """
+    known = bool(sae.mean.any())
+    center = sae.mean if known else (sae.offset() * sae.scale).detach()
+    return rowwise(lambda x: center.expand_as(x))
 
 
 def rowwise(change: Callable[[Tensor], Tensor]) -> Edit:

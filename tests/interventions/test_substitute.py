@@ -13,6 +13,7 @@ from interp.interventions import (
     substitute,
     substitute_beside,
 )
+from interp.interventions.substitute import ablation
 from interp.models import Generation, reading, to_rows
 from interp.sae import SAE, Code, TopK
 from interp.sae.split import unit_hash
@@ -261,3 +262,13 @@ def test_too_few_fitting_rows_are_refused(gan):
     sae = _fitted(gan, "w", _generate)
     with pytest.raises(InputError, match=r"shape \(3, 128\): give at least 256 rows of width 128"):
         substitute_beside(gan, sae, "w", RECIPE, torch.zeros(3, sae.d_in))
+
+
+def test_an_sae_without_a_mean_is_ablated_to_what_it_makes_of_nothing():
+    sae = TopK(4, 8, 2)
+    with torch.no_grad():
+        sae.b_dec += torch.arange(4.0)
+    rows = torch.ones(3, 4)
+    assert (ablation(sae)(rows, None) == torch.arange(4.0)).all()
+    sae.fit(torch.full((4,), 2.0).double(), torch.ones(4).double())
+    assert (ablation(sae)(rows, None) == 2).all()
