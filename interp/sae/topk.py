@@ -134,7 +134,7 @@ class TopK(SAE):
         return self.b_enc - self.W_enc @ self.b_dec
 
     def _encode(self, z: Tensor, bias: Tensor) -> Code:
-        parts = lowered(z, self.W_enc, bias)
+        low, encoder, shift = lowered(z, self.W_enc, bias)
         with exact(z):
-            values, indices = encode_topk(*parts, self.k)
+            values, indices = encode_topk(low, encoder, shift, self.k)
         return Code(values.to(z.dtype), indices, self.n_latents)
