@@ -44,7 +44,10 @@ class Adapter(Protocol):
         n_classes: number of classes that condition it; optional.
     """
 
-    points: Mapping[str, str | Site]
+    @property
+    def points(self) -> Mapping[str, str | Site]:
+        """Name -> module path or `Site`; a plain attribute will do."""
+        ...
 
     def reference(self) -> tuple[tuple, dict[str, Any]]:
         """Return the arguments of one forward pass of batch 1."""
