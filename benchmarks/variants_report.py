@@ -21,7 +21,11 @@ def quality_table(result: dict[str, Any], mode: str = "steps") -> str:
     Returns:
         Markdown.
     """
-    cases = result["measured"]
+    cases = {
+        name: rows
+        for name, rows in result["measured"].items()
+        if any(mode in one for one in rows.values())
+    }
     head = ["", *cases, "FVU, small", "dead, small", "CPU ms/step, small"]
     lines = [_line(head), "|---|" + "---:|" * (len(head) - 1)]
     for row in result["rows"]:
