@@ -12,6 +12,7 @@ import interp
 from interp import Generation, InterpError, TrainConfig
 from interp.cli.sae import Reading, is_own
 from interp.cli.show import plain
+from interp.sae.atomic import write_atomic
 from interp.sae.distributed import share, this_rank
 
 Flat = arg(name="")
@@ -160,7 +161,7 @@ class Evaluate:
         record = self._of_sites(sae, store) if of_sites else self._of_point(store)
         text = json.dumps(record, indent=1)
         if is_own(self.run_dir):
-            (self.run_dir / "evaluation.json").write_text(text + "\n")
+            write_atomic(self.run_dir / "evaluation.json", (text + "\n").encode())
         print(text)
 
     def _of_point(self, store: Any) -> dict[str, Any]:

@@ -45,8 +45,16 @@ def model_card(
 
     Returns:
         Markdown with YAML front matter (`library_name: interp`).
+
+    Raises:
+        SAEError: the evaluation is none, or is of another SAE.
     """
     record = _record(evaluation)
+    if record.get("sae") not in (None, sae.digest):
+        raise SAEError(
+            f"the evaluation is of the SAE {_clean(record['sae'])}, this one is {sae.digest}: "
+            "evaluate it anew (interp evaluate)"
+        )
     head = _front_matter(sae, name, record, license)
     title = _clean(name or f"{sae.variant} SAE{_of(sae)}")
     parts = [f"---\n{head}---\n\n# {title}\n", _what(sae), _usage(sae, name, format)]
@@ -151,11 +159,16 @@ def _upload(folder: Path, name: str, private: bool, token: str | None) -> str:
 def _record(evaluation: Any) -> dict[str, Any]:
     if evaluation is None:
         return {}
-    found = evaluation if isinstance(evaluation, Mapping) else evaluation.as_dict()
+    found = dict(evaluation if isinstance(evaluation, Mapping) else evaluation.as_dict())
+    sites = found.get("sites")
+    if sites:
+        # Of transcoders and crosscoders, whose loss is the mean over their sites.
+        found["point"] = " and ".join(str(site["name"]) for site in sites)
+        found["fvu"] = sum(float(site["fvu"]) for site in sites) / len(sites)
     missing = [key for key in ("point", *QUALITY) if key not in found]
     if missing:
         raise SAEError(f"this is no evaluation: it has no {', '.join(missing)}")
-    return dict(found)
+    return found
 
 
 def _front_matter(sae: SAE, name: str, record: dict[str, Any], license: str) -> str:

@@ -142,7 +142,9 @@ def _check_spec(variant: str, spec: dict[str, Any], where: Path) -> None:
     parameters = inspect.signature(_classes()[variant]).parameters
     for name, value in spec.items():
         kind = parameters[name].annotation if name in parameters else type(value)
-        if isinstance(kind, type) and type(value) is not kind:
+        # JSON and Python both take 4 for 4.0.
+        whole = kind is float and type(value) is int
+        if isinstance(kind, type) and type(value) is not kind and not whole:
             raise SAEError(
                 f"{where}: spec {name} = {_short(value)} does not build {variant}: it must be of "
                 f"type {kind.__name__}"

@@ -159,6 +159,11 @@ class JumpReLU(SAE):
     def build(cls, d_in: int, config: TrainConfig) -> "JumpReLU":
         """A fresh SAE of width d_in from a training config."""
         common, own = split_options(cls, config.options)
+        if own.pre_act and common.dead != "auxk":
+            raise SAEError(
+                f"option pre_act = {own.pre_act} acts on the latents that dead = 'auxk' finds, not "
+                f"with dead = {common.dead!r}; with aux_coefficient = 0 it stands alone"
+            )
         return cls(
             d_in, config.n_latents, own.target_l0 or float(config.k), penalty=own.penalty,
             coefficient=own.coefficient, bandwidth=own.bandwidth, tanh_scale=own.tanh_scale,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from interp.errors import SAEError
+from interp.sae.atomic import write_atomic
 
 LOG = "log.jsonl"
 # What must be finite in a line.
@@ -25,7 +26,7 @@ class Log:
     def __init__(self, directory: Path, step: int) -> None:
         self.path = directory / LOG
         kept = [line for line in read_log(directory) if line["step"] <= step] if step else []
-        self.path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        write_atomic(self.path, "".join(json.dumps(line) + "\n" for line in kept).encode())
 
     def write(self, line: dict[str, Any]) -> None:
         """Append one line.

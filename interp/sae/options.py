@@ -4,7 +4,7 @@
 """
 
 import dataclasses
-import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
@@ -66,7 +66,8 @@ def split_options(variant: "type[SAE]", options: Mapping[str, Any]) -> tuple[Com
         `Common`, in which `dead` is one of auxk, resample, none; and `variant.Options`.
 
     Raises:
-        SAEError: a name that the variant does not have, or a value of another type.
+        SAEError: a name that the variant does not have, a value of another type, or one that would
+            have no effect.
     """
     common, own = names_of(variant)
     unknown = sorted(set(options) - set(common) - set(own))
@@ -77,7 +78,14 @@ def split_options(variant: "type[SAE]", options: Mapping[str, Any]) -> tuple[Com
         )
     shared = _build(Common, {name: options[name] for name in options if name in common})
     special = _build(variant.Options, {name: options[name] for name in options if name in own})
-    return dataclasses.replace(shared, dead=_policy(variant, shared.dead)), special
+    dead = _policy(variant, shared.dead)
+    for name, policy in (("aux_k", "auxk"), ("resample_every", "resample")):
+        if getattr(shared, name) and dead != policy:
+            raise SAEError(
+                f"option {name} = {getattr(shared, name)} does nothing with dead = {dead!r}: give "
+                f"dead = {policy!r}, or leave it out"
+            )
+    return dataclasses.replace(shared, dead=dead), special
 
 
 def own_options(variant: "type[SAE]", values: Mapping[str, Any]) -> Any:
@@ -167,7 +175,7 @@ def _cast(name: str, value: Any, kind: Any) -> Any:
             there = ", ".join(map(str, get_args(kind)))
             raise SAEError(f"option {name} = {value!r} is none of {there}")
         return value
-    if kind is float and type(value) in (int, float) and math.isfinite(value):
+    if kind is float and type(value) in (int, float) and abs(value) <= sys.float_info.max:
         return float(value)
     if type(value) is not kind or kind is float:
         words = {int: "a whole number", float: "a finite number", bool: "true or false"}

@@ -33,10 +33,11 @@ def is_due(config: TrainConfig, common: Common, step: int) -> bool:
 
 def starts_of(sae: SAE) -> dict[str, Tensor]:
     """Copies of the parameters [m], biases and the like, of a fresh autoencoder."""
+    # b_dec has the same shape where m = d, but its numbers belong to coordinates, not to latents.
     return {
         name: parameter.detach().clone()
         for name, parameter in sae.named_parameters()
-        if parameter.shape == (sae.n_latents,)
+        if name != "b_dec" and parameter.shape == (sae.n_latents,)
     }
 
 

@@ -1,6 +1,5 @@
 """The formats, and the two functions that use them."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -223,8 +222,16 @@ def _config_near(path: Path) -> dict[str, Any]:
         for name in ("cfg.json", "config.json"):
             file = folder / name
             if file.is_file() and file.stat().st_size <= MAX_KEPT:
-                return json.loads(file.read_text(encoding="utf-8"))
+                return _table_in(file)
     return {}
+
+
+def _table_in(file: Path) -> dict[str, Any]:
+    """The table in a JSON file; empty where it holds none: it need not belong to the SAE."""
+    try:
+        return read_json(file)
+    except SAEError:
+        return {}
 
 
 def _set_point(sae: SAE, point: str) -> None:
