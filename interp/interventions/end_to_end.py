@@ -249,7 +249,8 @@ def check_rows(sae: SAE) -> None:
     Raises:
         SAEError: a transcoder, or a crosscoder of several sites.
     """
-    if sae.d_out != sae.d_in or "target" in sae.provenance or len(sae.widths) > 1:
+    elsewhere = "target" in sae.provenance or sae.W_skip is not None
+    if sae.d_out != sae.d_in or elsewhere or len(sae.widths) > 1:
         raise SAEError(
             f"a {sae.variant} of widths {sae.widths} to {sae.d_out} does not reconstruct one "
             "point's rows: end-to-end training takes SAEs of one point"

@@ -167,6 +167,7 @@ class IterableBatches(Batches):
 
     def __init__(self, source: Iterable[Tensor] | Iterable[Batch]) -> None:
         self._iterator: Iterator[Tensor | Batch] = iter(source)
+        self._atom_seed = getattr(source, "atom_seed", None)
         self._one_pass = self._iterator is source
         first = list(itertools.islice(self._iterator, FIT_BATCHES))
         if not first:
@@ -211,10 +212,25 @@ class IterableBatches(Batches):
             )
         self._taken += 1
         batch = _as_batch(given)
+        if (batch.target is None) != (self._targets[0] is None):
+            has, first = ("no", "one") if batch.target is None else ("a", "none")
+            raise SAEError(
+                f"the batch of step {step} has {has} target, the first batch has {first}: give a "
+                "target with every batch, or with none"
+            )
         return batch._replace(x=batch.x.float())
 
     def complete(self, config: "TrainConfig") -> "TrainConfig":
-        """The settings, with the target's width where there are targets."""
+        """The settings, with the target's width where there are targets.
+
+        Raises:
+            SAEError: the seed is the one from which the source drew its true directions.
+        """
+        if config.seed == self._atom_seed:
+            raise SAEError(
+                f"seed = {config.seed} is that of the source's atoms: the SAE would start at the "
+                "truth; take another seed"
+            )
         if self._targets[0] is None:
             return config
         return with_options(config, d_out=self._targets[0].shape[1])
@@ -315,11 +331,15 @@ def check_batch(batch: Batch, d_in: int, step: int) -> None:
             f"the batch of step {step} has shape {tuple(x.shape)} and dtype {x.dtype}; "
             f"floating-point rows [b, {d_in}] are needed"
         )
+    if not len(x):
+        raise SAEError(f"the batch of step {step} has no rows: leave empty batches out")
     if groups is not None and (groups.shape != x.shape[:1] or groups.is_floating_point()):
         raise SAEError(
             f"the batch of step {step} has groups of shape {tuple(groups.shape)} and dtype "
             f"{groups.dtype} for {len(x)} rows; one whole number per row is needed"
         )
+    if batch.target is not None:
+        _check_target(x, batch.target, step)
     # One sum first: a NaN or an infinity anywhere survives it.
     if bool(torch.isfinite(x.sum())):
         return
@@ -333,3 +353,18 @@ def check_batch(batch: Batch, d_in: int, step: int) -> None:
         f"{places[:8].tolist()}); the last checkpoint is kept: mask them with rows=, "
         "or capture in a wider dtype"
     )
+
+
+def _check_target(x: Tensor, target: Tensor, step: int) -> None:
+    """Refuse targets of other rows, which would be spread over all of them, and of no number."""
+    if target.ndim != 2 or len(target) != len(x) or not target.is_floating_point():
+        raise SAEError(
+            f"the batch of step {step} has a target of shape {tuple(target.shape)} and dtype "
+            f"{target.dtype} for {len(x)} rows; floating-point rows [{len(x)}, d_out] are needed"
+        )
+    bad = (~torch.isfinite(target)).any(dim=1).nonzero().flatten()
+    if len(bad):
+        raise SAEError(
+            f"step {step}: {len(bad)} of {len(x)} rows have a target of NaN or infinity (rows of "
+            f"the batch {bad[:8].tolist()}); the last checkpoint is kept"
+        )

@@ -210,7 +210,9 @@ class _Sums:
                 f"{self.sae._where()} the rows hold NaN or infinity: run the store's verify"
             )
         code = self.sae.encode(x)
-        error = (x.double() - self.sae.decode(code).double()).square().sum(dim=1)
+        # A skip reads the row, not the code.
+        made = self.sae.decode(code) if self.sae.W_skip is None else self.sae(x)
+        error = (x.double() - made.double()).square().sum(dim=1)
         index = torch.from_numpy(call).long()
         self.count.index_add_(0, index, torch.ones_like(error))
         self.l0.index_add_(0, index, (code.values > 0).sum(dim=1).double())

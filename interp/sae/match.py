@@ -28,6 +28,12 @@ def check_match(sae: SAE, point: HookPoint, model: Mapping[str, Any]) -> None:
             f"a {sae.variant} of {names} does not reconstruct {point.name} from itself: use "
             "evaluate_joined, substitute_transcoder or its own encode"
         )
+    # Without a width of its own the target is the input.
+    if sae.separate and sae.spec().get("d_out"):
+        raise SAEError(
+            f"a transcoder does not reconstruct {point.name} from itself: join its two points and "
+            "use evaluate_joined or substitute_transcoder, or its own encode"
+        )
     trained = sae.point
     where = f"; was it trained on {trained['name']}?" if trained else ""
     if point.width != sae.d_in:

@@ -57,6 +57,10 @@ class Planted(abc.ABC):
         InputError: sizes or noise are out of range.
     """
 
+    atom_seed: int | None = None
+    """Seed from which an SAE would draw these very atoms as its first directions; training with it
+    is refused. None: there is no such seed."""
+
     def __init__(
         self,
         atoms: Float[Tensor, "a d"],

@@ -48,7 +48,8 @@ def synth_sae_bench(
         seed: of the rows; the model itself always has the published seed.
 
     Returns:
-        The model. At the default size its atoms take minutes on a CPU.
+        The model. At the default size its atoms take minutes on a CPU. It refuses to train SAEs of
+        the published seed 42, whose first directions would be the atoms.
 
     Source: "SynthSAEBench" (arXiv 2602.14687), version 2 of the model.
     """
@@ -68,9 +69,11 @@ def synth_sae_bench(
         exclusive=True,
         scaled=True,
     )
-    return FiringDictionary(
+    found = FiringDictionary(
         orthogonalize(atoms), firing, offset=bias, batch_size=batch_size, steps=steps, seed=seed
     )
+    found.atom_seed = SEED
+    return found
 
 
 def small_synth_sae_bench(
