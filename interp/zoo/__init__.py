@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from interp.zoo.nets import build_net, load_net
     from interp.zoo.recipes import train_zoo
 
-MODELS = ("gan", "vae", "ddpm", "vit", "text", "vae-global", "ldm", "dit")
+MODELS = ("gan", "vae", "ddpm", "vit", "text", "vae-global", "ldm", "dit", "ssl")
 
 _HOMES = {
     "Card": "cards",

@@ -65,7 +65,8 @@ class Quality:
         knn: ssl: held-out accuracy of category by k-NN in the features of `ssl`, of an untrained
             twin, of pixels and of `vit`; likewise `probe`, of a linear classifier.
         probe: see `knn`.
-        effective_rank: of the same features of held-out images; at most their width.
+        effective_rank: of the same features of held-out images, for probe and rank the pixels in
+            as many principal components; at most their width.
     """
 
     n: int
