@@ -30,7 +30,7 @@ DESCRIPTION = """Read, decompose, edit and compare the activations of generative
 
 Start with `interp demo`: it runs the whole job on the models in the box, on a CPU, offline.
 `--config FOLDER` repeats a store or a training run with its own settings; options override them.
-Models are named zoo:gan, zoo:vae, zoo:ddpm, zoo:vit (in the box), asset:<name> (fetched by you),
+Models are named zoo:<name> (in the box: `interp zoo list`), asset:<name> (fetched by you),
 diffusers:<id or folder>, transformers:<id or folder> or lens:<id or folder>;
 `interp points MODEL` lists what can be read."""
 
