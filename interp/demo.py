@@ -19,16 +19,22 @@ SCOPE = (
     "Platonic Representation Hypothesis. Networks here share training images, and some share "
     "labels or captions, so alignment among them may come from that."
 )
-MODELS = ("gan", "vae", "ddpm", "vit")
+MODELS = ("gan", "vae", "vae-global", "ddpm", "ldm", "dit", "vit", "ssl", "text")
+DENOISERS = ("ddpm", "ldm", "dit")
 # Mostly signal, as much signal as noise, mostly noise.
 NOISE_LEVELS = (2.0, 0.0, -2.0)
 # What the picture of each model's card shows.
 _PICTURES = {
     "gan": "Samples of the GAN.",
     "vae": "Held-out glyphs, below each row their reconstructions.",
+    "vae-global": "Held-out glyphs, below each row their reconstructions.",
     "ddpm": "Samples of the U-Net, one row per category.",
+    "ldm": "Samples for captions of held-out glyphs.",
+    "dit": "Samples of the transformer, one row per category.",
     "vit": "Up to 16 held-out glyphs per row, one row per category that the encoder names. Dark "
     "tiles are inverted: their true category is another. Gaps: it named fewer.",
+    "ssl": "Held-out glyphs, each beside the training images nearest to it.",
+    "text": "Held-out captions, and the tags that the network adds.",
 }
 # Seeds of fresh GAN samples: training and judgement never share one.
 TRAIN_SEED, JUDGE_SEED = 1_000_000, 2_000_000
@@ -64,12 +70,17 @@ class _Size:
     n_latents: int
     permutations: int
     substitutions: int
+    draws: int
     measures: tuple[str, ...]
 
 
 # Enough rows for the SAEs to settle and for intervals that tell layers apart, within the budget.
-_FULL = _Size(512, 3072, 1024, 512, 700, 512, 200, 32, ("cka", "mutual_knn", "procrustes"))
-_QUICK = _Size(96, 384, 256, 128, 150, 128, 200, 12, ("cka",))
+_FULL = _Size(512, 3072, 1024, 512, 700, 512, 500, 32, 2, ("cka", "mutual_knn", "procrustes"))
+_QUICK = _Size(96, 384, 256, 128, 150, 128, 200, 12, 1, ("cka",))
+
+
+# Layers of a model that are compared with those of others.
+_LAYERS = 10
 
 
 @dataclass(frozen=True)
@@ -137,11 +148,11 @@ def demo(config: DemoConfig | None = None, *, say: Callable[[str], None] = print
 
 def _demo(job: _Job) -> Path:
     job.config.out.mkdir(parents=True, exist_ok=True)
-    with job.stage("load four models and their untrained twins"):
+    with job.stage("load the models and their untrained twins"):
         _load(job)
     with job.stage("capture the GAN: entries and maps of fresh samples"):
         _capture_gan(job)
-    with job.stage("capture VAE, U-Net and encoder on held-out glyphs"):
+    with job.stage("capture the others on held-out glyphs"):
         _capture_glyphs(job)
     results = []
     for target in _targets(job):
@@ -170,20 +181,25 @@ def _blocks(model: Any) -> list[str]:
     return [
         name
         for name, point in model.points.items()
-        if point.kind == "resid" and point.stream == "image" and not name.endswith(":main")
+        if point.kind == "resid"
+        and point.stream in ("image", "text")
+        and not name.endswith(":main")
     ]
 
 
 def _compared(model: Any) -> list[str]:
-    """Ends of blocks, one per block: an attention stands for the resnet that it follows."""
+    """Ends of blocks, one per block, at most `_LAYERS`: an attention stands for its resnet."""
     blocks = _blocks(model)
     inner = ("conv_in", "conv_out", "quant_conv", "samplers")
-    return [
+    ends = [
         name
         for name in blocks
         if not any(part in name for part in inner)
         and ("resnets" not in name or name.replace("resnets", "attentions") not in blocks)
     ]
+    # Evenly, the last one always.
+    stride = -(-len(ends) // _LAYERS)
+    return ends[::-1][::stride][::-1]
 
 
 def _capture(job: _Job, key: str, model: Any, points: Sequence[str], recipe: Any, **more: Any):
@@ -210,14 +226,25 @@ def _capture_glyphs(job: _Job) -> None:
     from interp.zoo import load_images
 
     images = load_images("glyphs", split="heldout", limit=job.size.images, seed=job.config.seed)
-    for name in ("vit", "vae"):
+    for name in (name for name in MODELS if name not in ("gan", *DENOISERS)):
+        # Texts differ in length: one at a time.
+        text = {"condition": "caption", "batch_size": 1} if name == "text" else {}
         for key, model in _pair(job, name):
-            points = [*_blocks(model), *(["code"] if name == "vae" else [])]
-            _capture(job, key, model, points, interp.Encoding(), images=images)
-    for i, (key, model) in enumerate(_pair(job, "ddpm")):
-        # A twin has noise of its own: two networks that are shown the same noise align through it.
-        recipe = interp.Encoding(seed=job.config.seed + i, log_snr=NOISE_LEVELS, draws=2)
-        _capture(job, key, model, _blocks(model), recipe, images=images)
+            points = [*_blocks(model), *_entries(model)]
+            _capture(job, key, model, points, interp.Encoding(**text), images=images)
+    number = 0
+    for name in DENOISERS:
+        for key, model in _pair(job, name):
+            # Noise of its own for everyone: networks that are shown the same align through it.
+            seed, draws = job.config.seed + number, job.size.draws
+            recipe = interp.Encoding(seed=seed, log_snr=NOISE_LEVELS, draws=draws)
+            _capture(job, key, model, _compared(model), recipe, images=images)
+            number += 1
+
+
+def _entries(model: Any) -> list[str]:
+    """What an autoencoder codes an image by."""
+    return [name for name in ("code", "z") if name in model.points_in("encode")]
 
 
 def _targets(job: _Job) -> list[_Target]:
@@ -238,6 +265,7 @@ def _targets(job: _Job) -> list[_Target]:
         _Target("a GAN map, 8 x 8", "gan", "layers.2", 12, *gan),
         _Target("a VAE decoder block, 8 x 8", "vae", "decoder.mid_block.resnets.1", 12, *vae),
         _Target("a U-Net block, 8 x 8", "ddpm", "up_blocks.1.attentions.1", 12, *ddpm),
+        _Target("a DiT block", "dit", "transformer_blocks.3", 12, *ddpm),
     ]
 
 
@@ -275,14 +303,17 @@ def _compare(job: _Job) -> list[Any]:
     size = job.size
     shared = {"measures": size.measures, "n_permutations": size.permutations}
     shared |= {"seed": job.config.seed}
-    points = {name: _compared(job.models[name]) for name in ("vae", "ddpm", "vit")}
-    points["vae"].append("code")
+    shown = [name for name in MODELS if name != "gan"]
+    # Every pair of models costs permutations (Holm): all with the encoder, and two denoisers that
+    # share nothing but the images.
+    pairs = [(name, "vit") for name in shown if name != "vit"] + [("ddpm", "dit")]
+    points = {name: [*_compared(job.models[name]), *_entries(job.models[name])] for name in shown}
     real = {name: (job.stores[name], points[name]) for name in points}
     twins = {name: (job.stores[f"{name} twin"], points[name]) for name in points}
     made = {"gan": job.stores["gan"], "vit": job.stores["vit on samples"]}
     made_twins = {"gan": job.stores["gan twin"], "vit": job.stores["vit twin on samples"]}
     alignments = [
-        interp.compare_layers(real, twins=twins, **shared),
+        interp.compare_layers(real, twins=twins, pairs=pairs, **shared),
         interp.compare_layers(made, twins=made_twins, **shared),
     ]
     for alignment, name in zip(alignments, ("glyphs", "samples"), strict=True):
@@ -299,7 +330,7 @@ def _page(job: _Job, results: Sequence[_Result], alignments: Sequence[Any]) -> P
         evaluations=[result.evaluation for result in results],
         substitutions=[result.substitution for result in results],
         cards=[_card(name) for name in MODELS],
-        title="What three small generative models and an encoder hold",
+        title="What six small generative models, two encoders and a language model hold",
         notes=[SCOPE],
         provenance=_provenance(job),
     )

@@ -2,9 +2,10 @@
 
 import copy
 import difflib
+import io
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,9 @@ def load(
         model.provenance["init_seed"] = seed
     for part in {id(m): m for m in (model.root, *model.components().values())}.values():
         if device is not None:
-            part.to(device)
+            # A bridge prints where it goes.
+            with redirect_stdout(io.StringIO()):
+                part.to(device)
         # Networks that hold this type already would only warn.
         if target is not None and any(p.dtype != target for p in part.parameters()):
             part.to(target)
@@ -137,7 +140,8 @@ def wrap_zoo(
     if name == "ldm":
         from interp.zoo.ldm import make_pipe
 
-        return UNet(net, spec, pipe=make_pipe(net, card), extra=extra)
+        with _unworried():
+            return UNet(net, spec, pipe=make_pipe(net, card), extra=extra)
     if name in ("vit", "ssl"):
         return Encoder(net, spec, size=(32, 32), extra=extra)
     from diffusers.schedulers.scheduling_ddim import DDIMScheduler
@@ -156,6 +160,19 @@ def wrap_zoo(
         null_class=null,
         extra=extra,
     )
+
+
+@contextmanager
+def _unworried() -> Iterator[None]:
+    """Without transformers' warnings: of image processors, say, that a pipeline here never uses."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def _wrap_text(net: nn.Module, spec: str, extra: tuple) -> Model:
