@@ -47,6 +47,7 @@ def test_a_training_begins_with_blocks_that_do_nothing_and_a_zero_output(small):
         assert twin(x, t, class_labels=torch.tensor([0, 3])).sample.std() > 0.01
 
 
+@pytest.mark.slow
 def test_the_loss_falls(small, tmp_path):
     trained = small()
     # Warm-up would take a third of so short a run.
