@@ -261,8 +261,10 @@ def load_asset(name: str, *, weights: bool = True) -> nn.Module:
         The network, in evaluation mode, on the CPU.
 
     Raises:
-        InputError: no such asset, or it is not in the cache; the error names the command.
+        InputError: no such asset, or it is not in the cache, or damaged there; the error names the
+            command.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     asset = find(name)
@@ -273,7 +275,14 @@ def load_asset(name: str, *, weights: bool = True) -> nn.Module:
             f"asset:{name} is not in {cache_folder()}: interp assets fetch {name} downloads it "
             f"({asset.megabytes:.0f} MB, {asset.license})"
         )
-    return load_state(asset, build(asset), load_file(folder_of(asset) / WEIGHTS))
+    path = folder_of(asset) / WEIGHTS
+    try:
+        state = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise InputError(
+            f"{path} is damaged ({error}): remove {path.parent} and fetch {name} again"
+        ) from error
+    return load_state(asset, build(asset), state)
 
 
 def wrap_asset(name: str, net: nn.Module, spec: str, extra: tuple[str, ...] = ()) -> Model:

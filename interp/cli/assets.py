@@ -81,13 +81,13 @@ class AssetsFetch:
         if not self.names or (self.wheel is not None and len(self.names) != 1):
             raise InterpError(f"{len(self.names)} names: give one or more, one beside --wheel")
         for name in self.names:
-            if not is_fetched(name) and not self.yes:
-                _ask(name)
+            if not is_fetched(name):
+                _ask(name, accepted=self.yes)
             print(fetch(name, accept=True, wheel=self.wheel))
 
 
-def _ask(name: str) -> None:
-    """Show the terms of an asset, and return if they are accepted.
+def _ask(name: str, *, accepted: bool) -> None:
+    """Show the terms of an asset, and return if they are accepted, now or before.
 
     Raises:
         InterpError: they are not, or nobody can answer.
@@ -95,6 +95,8 @@ def _ask(name: str) -> None:
     from interp.assets import ASSETS
 
     print(f"{name} ({ASSETS[name].package} {ASSETS[name].version})\n\n{ASSETS[name].terms}")
+    if accepted:
+        return
     if not sys.stdin.isatty():
         raise InterpError(f"nobody is here to accept the terms of {name}: give --yes if you do")
     if input(f"accept these terms and fetch {ASSETS[name].megabytes:.0f} MB? [y/N] ") != "y":

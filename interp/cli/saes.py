@@ -54,7 +54,7 @@ class Train:
     points: Annotated[Positional[tuple[str, ...]], arg(metavar="POINT ...")]
     """Hook point, as `interp store info` lists them; of several, each gets a run in OUT/POINT."""
     target: str = ""
-    """Another point, reconstructed from POINT: for --config.variant transcoder."""
+    """Another point, reconstructed from POINT: for --variant transcoder."""
     sites: bool = False
     """All POINTs are sites of one crosscoder: POINT, POINT@CALL, or STORE::POINT of other models
     on the same images."""

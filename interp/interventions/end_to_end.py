@@ -119,8 +119,8 @@ def train_end_to_end(
     """
     config = config or EndToEndConfig()
     identity = model.identity()
-    check_match(sae, model.point(point), identity)
     check_rows(sae)
+    check_match(sae, model.point(point), identity)
     sae = copy.deepcopy(sae).to(model.device)
     optimizer = torch.optim.Adam(sae.parameters(), lr=config.lr, betas=BETAS)
     silent = torch.zeros(sae.n_latents, dtype=torch.int64, device=model.device)

@@ -124,9 +124,13 @@ def _judged(sae: SAE, joined: Joined, rows: np.ndarray | None, allow_train: bool
         raise SAEError(
             "the SAE has no record of its training images: pass allow_train=True to judge it"
         )
-    table = joined.sites[0].store.generations
-    place = np.searchsorted(table["generation"], joined.generation())
-    trained = seen_generations(table, sae.trained_units)[place]
+    trained = np.zeros(joined.n_rows, dtype=bool)
+    for site, ids in zip(joined.sites, joined.ids, strict=True):
+        # An image may belong to other clusters in another store.
+        table = site.store.generations
+        generation = site.store.coords(site.point, ids, ["generation"])["generation"]
+        place = np.searchsorted(table["generation"], generation)
+        trained |= seen_generations(table, sae.trained_units)[place]
     mask = np.ones(joined.n_rows, dtype=bool)
     if rows is not None:
         mask = np.zeros(joined.n_rows, dtype=bool)

@@ -13,7 +13,7 @@ from interp_kernels import using_backend
 from torch import Tensor
 
 from interp.errors import SAEError
-from interp.sae.batches import Batch, Batches, check_batch
+from interp.sae.batches import Batch, Batches, check_batch, joins_of
 from interp.sae.checkpoint import load_checkpoint, remove_checkpoints, save_checkpoint
 from interp.sae.config import TrainConfig
 from interp.sae.directory import open_directory
@@ -164,6 +164,7 @@ def _open_readings(
         config = dataclasses.replace(job.config, seed=seed)
         rows = None if job.rows is None else np.asarray(job.rows)
         key: Any = (job.point, config.batch_size, config.held_out, seed, budget_of(config))
+        key += (joins_of(config),)
         key += (None if rows is None else (str(rows.dtype), rows.tobytes()),)
         if not isinstance(source, ActivationStore) and job.point is None and rows is None:
             key = None

