@@ -75,12 +75,12 @@ class _Size:
 
 
 # Enough rows for the SAEs to settle and for intervals that tell layers apart, within the budget.
-_FULL = _Size(512, 3072, 1024, 512, 700, 512, 500, 32, 2, ("cka", "mutual_knn", "procrustes"))
+_FULL = _Size(512, 3072, 1024, 512, 700, 512, 500, 32, 2, ("cka", "mutual_knn"))
 _QUICK = _Size(96, 384, 256, 128, 150, 128, 200, 12, 1, ("cka",))
 
 
 # Layers of a model that are compared with those of others.
-_LAYERS = 10
+_LAYERS = 8
 
 
 @dataclass(frozen=True)

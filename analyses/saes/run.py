@@ -25,6 +25,8 @@ from interp.zoo import MODELS, card
 
 HERE = Path(__file__).parent
 ENTRIES = ("z", "w", "code")
+# A code of 8 numbers is not sparse where a row has hardly more.
+NARROWEST = 24
 # Denoisers: shown images at several noise levels.
 NOISY = ("ddpm", "ldm", "dit")
 PCA, RANDOM = "k-sparse PCA", "random dictionary"
@@ -46,8 +48,10 @@ class Config:
 def points_of(model: Any, mode: str) -> list[str]:
     """Every block output of the main stream, and what a generation starts from."""
     names = model.select(["all"], mode)
-    blocks = [n for n in names if model.points[n].kind == "resid" and "skip" not in n]
-    return [n for n in names if n in blocks or n in ENTRIES]
+    points = model.points
+    blocks = [n for n in names if points[n].kind == "resid" and "skip" not in n]
+    wide = [n for n in names if points[n].width >= NARROWEST]
+    return [n for n in wide if n in blocks or n in ENTRIES]
 
 
 def recipes(name: str, model: Any, config: Config) -> tuple[str, list[Any]]:
@@ -57,8 +61,10 @@ def recipes(name: str, model: Any, config: Config) -> tuple[str, list[Any]]:
         return "generate", [interp.Generation(n=n, seed=s, batch_size=64) for n, s in seeds]
     levels = config.log_snr if name in NOISY else ()
     parts = (("train", config.n_train), ("heldout", config.n_judge))
+    # Texts differ in length: one at a time.
+    text = {"condition": "caption", "batch_size": 1} if name == "text" else {}
     return "encode", [
-        interp.Encoding(f"glyphs/{part}", limit=n, seed=config.seed, log_snr=levels)
+        interp.Encoding(f"glyphs/{part}", limit=n, seed=config.seed, log_snr=levels, **text)
         for part, n in parts
     ]
 
@@ -68,7 +74,9 @@ def measure(name: str, twin: int | None, config: Config, out: Path) -> Iterator[
     model = interp.load(f"zoo:{name}", untrained=twin is not None, seed=twin or 0)
     mode, (train, judge) = recipes(name, model, config)
     points = points_of(model, mode)
-    rows = interp.Rows(positions=config.positions, seed=config.seed)
+    # A text's rows are the means over its tokens.
+    positions = "mean" if name == "text" else config.positions
+    rows = interp.Rows(positions=positions, seed=config.seed)
     stores = [
         interp.capture(model, points, recipe, out=out / "stores", rows=rows, progress=False)
         for recipe in (train, judge)
