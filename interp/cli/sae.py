@@ -81,7 +81,7 @@ class SAEShow:
         source = sae.provenance.get("source") or {"format": "interp"}
         spec = sae.spec()
         shown = {
-            "format": source["format"],
+            "format": source.get("format"),
             "variant": sae.variant,
             "d": sae.d_in,
             "m": sae.n_latents,

@@ -12,7 +12,6 @@ import interp
 from interp import Generation, InterpError, TrainConfig
 from interp.cli.sae import Reading, is_own
 from interp.cli.show import plain
-from interp.sae.atomic import write_atomic
 from interp.sae.distributed import share, this_rank
 
 Flat = arg(name="")
@@ -161,7 +160,10 @@ class Evaluate:
         record = self._of_sites(sae, store) if of_sites else self._of_point(store)
         text = json.dumps(record, indent=1)
         if is_own(self.run_dir):
-            write_atomic(self.run_dir / "evaluation.json", (text + "\n").encode())
+            # Beside it first: a kill leaves the old record or the new one.
+            part = self.run_dir / ".evaluation.json.tmp"
+            part.write_text(text + "\n", encoding="utf-8")
+            part.replace(self.run_dir / "evaluation.json")
         print(text)
 
     def _of_point(self, store: Any) -> dict[str, Any]:

@@ -119,10 +119,15 @@ def _read_config(path: Path) -> dict[str, Any]:
 def _check_provenance(provenance: dict[str, Any], path: Path) -> None:
     """What `check_match` and the dashboards read has the type that they expect, or is absent."""
     kinds = {"point": dict, "model": dict, "recipe": dict, "split": dict, "store": str}
+    kinds |= {"target": dict, "source": dict, "latents": dict, "sites": list}
     for key, kind in kinds.items():
         value = provenance.get(key)
         if value is not None and not isinstance(value, kind):
             raise SAEError(f"{path}: provenance {key!r} is {_short(value)}, not a {kind.__name__}")
+    for site in provenance.get("sites") or []:
+        inner = site.get("point") if isinstance(site, dict) else None
+        if not isinstance(inner, dict) or not isinstance(inner.get("name"), str):
+            raise SAEError(f"{path}: provenance 'sites' has a site without a point: {_short(site)}")
     point, model = provenance.get("point"), provenance.get("model")
     if point is not None and not isinstance(point.get("name"), str):
         raise SAEError(f"{path}: provenance 'point' has no name: {_short(point)}")

@@ -132,7 +132,7 @@ def train_many(
         state.sae.trained_units = readings[name].units
         trainings.append(_Training(name, job, readings[name], state))
     if saved is not None:
-        _restore_all(trainings, saved)
+        _restore_all(trainings, saved, out)
     for training in trainings:
         training.log = Log(out / training.name, training.state.step)
     _run(trainings, out, progress)
@@ -182,9 +182,11 @@ def _provenance(reading: _Reading, config: TrainConfig, order_seed: int | None) 
     return reading.provenance | own
 
 
-def _restore_all(trainings: list[_Training], saved: dict[str, Any]) -> None:
-    missing = [training.name for training in trainings if training.name not in saved["jobs"]]
-    if missing or len(saved["jobs"]) != len(trainings):
+def _restore_all(trainings: list[_Training], saved: dict[str, Any], out: Path) -> None:
+    asked = {training.name for training in trainings}
+    # A kill while the runs were saved leaves a checkpoint that also holds the finished ones.
+    others = [n for n in saved["jobs"].keys() - asked if not (out / n / "sae/config.json").exists()]
+    if others or asked - saved["jobs"].keys():
         raise SAEError(
             f"the checkpoint is of jobs {sorted(saved['jobs'])}, asked are "
             f"{sorted(training.name for training in trainings)}: ask for the same, use another "

@@ -16,6 +16,7 @@ from interp.sae import (
     evaluate_joined,
     join,
     load_sae,
+    many,
     save_sae,
     train,
 )
@@ -29,6 +30,7 @@ from interp.sae.options import Common, split_options
 from interp.sae.relu import ReLU
 from interp.sae.resample import resample_, starts_of
 from interp.sae.step import BETAS
+from interp.sae.sweep import sweep
 from interp.sae.synthetic.bench import synth_sae_bench
 from interp.sae.transcoder import Transcoder
 from tests.sae.formats.made import rows, trained
@@ -47,7 +49,7 @@ def test_resampling_leaves_the_decoders_bias_alone_where_it_is_as_long_as_there_
     starts = starts_of(sae)
     assert set(starts) == {"b_enc"}
     optimizer = torch.optim.Adam(sae.parameters(), betas=BETAS)
-    sum(p.sum() for p in sae.parameters()).backward()
+    torch.stack([p.sum() for p in sae.parameters()]).sum().backward()
     optimizer.step()
     with torch.no_grad():
         sae.b_dec.fill_(0.5)
@@ -204,3 +206,40 @@ def test_a_variant_of_several_points_is_refused_beside_others_too(tmp_path):
 def test_an_unknown_device_is_refused(tmp_path):
     with pytest.raises(SAEError, match=r"device = 'tpu' cannot be used here: .*; take cpu"):
         train(batches(), CONFIG, out=tmp_path, device="tpu", progress=False)
+
+
+def test_a_sweep_that_was_killed_while_its_runs_were_saved_goes_on(tmp_path, monkeypatch):
+    config = TrainConfig(n_latents=12, k=2, batch_size=8, steps=6, checkpoint_every=3, log_every=3)
+    source, saved = batches(), []
+    finish = many._finish
+
+    def killed(training, out):
+        if saved:
+            raise KeyboardInterrupt
+        saved.append(training.name)
+        return finish(training, out)
+
+    monkeypatch.setattr(many, "_finish", killed)
+    with pytest.raises(KeyboardInterrupt):
+        sweep(source, {"k": [2, 3]}, config, out=tmp_path / "a", progress=False)
+    monkeypatch.undo()
+    found = sweep(source, {"k": [2, 3]}, config, out=tmp_path / "a", progress=False)
+    whole = sweep(source, {"k": [2, 3]}, config, out=tmp_path / "b", progress=False)
+    assert [one.fvu for one in found] == [one.fvu for one in whole]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"sites": [1]}, "'sites' has a site without a point: 1"),
+        ({"sites": [{"point": {"name": 3}}]}, "'sites' has a site without a point"),
+        ({"sites": "x"}, "'sites' is 'x', not a list"),
+        ({"source": 5}, "'source' is 5, not a dict"),
+    ],
+)
+def test_provenance_of_other_types_is_refused(wrong, message, tmp_path):
+    sae = ReLU(6, 12, l1=0.1)
+    sae.provenance = wrong
+    sae.save(tmp_path)
+    with pytest.raises(SAEError, match=message):
+        SAE.load(tmp_path)
