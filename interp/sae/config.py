@@ -71,7 +71,7 @@ class TrainConfig:
     lr: float = 0.0
     """Adam's peak learning rate; 0 means 2e-3 sqrt(512 / n_latents)."""
     warmup: float = 0.03
-    """Share of the steps over which the rate rises from 0: custom; planted atoms are found without."""
+    """Share of the steps over which the rate rises from 0: a custom; planted atoms do without."""
     decay: float = 0.2
     """Share of the steps over which the rate falls to 0: 4 % less FVU than a constant rate."""
     aux_coefficient: float = 1 / 32
