@@ -77,7 +77,10 @@ class Reading:
 
     def _encode(self, root: nn.Module, batch: EncodeBatch) -> None:
         if not batch.prompts:
-            raise InputError("this model reads texts: give prompts (condition='caption')")
+            raise InputError(
+                "this model reads texts: give prompts (condition='caption', "
+                "on the command line --condition caption)"
+            )
         rows = [self.tokenizer(text)["input_ids"] for text in batch.prompts]
         lengths = sorted({len(row) for row in rows})
         if lengths[-1] > MAX_TOKENS:
@@ -85,7 +88,7 @@ class Reading:
         if len(lengths) > 1:
             raise InputError(
                 f"prompts of {lengths[0]} to {lengths[-1]} tokens in one batch; padding would "
-                "become rows: use batch_size=1"
+                "become rows: use batch_size=1 (--batch-size 1)"
             )
         tokens = torch.tensor(rows, device=next(root.parameters()).device)
         root(tokens, torch.ones_like(tokens))

@@ -115,6 +115,7 @@ class SAEConvert:
     """Write an SAE in the layout of another library, or another library's in ours.
 
     Codes come out in units of the data; `interp sae formats` lists the layouts.
+
     Example: interp sae convert runs/mid mid-for-saelens --format saelens
     """
 

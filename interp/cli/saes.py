@@ -130,6 +130,7 @@ class Evaluate:
     """Judge an SAE on rows of images and seeds that it was not trained on, beside baselines.
 
     Example: interp evaluate runs/mid activations/ba9876543210
+
     Example: interp evaluate RUN STORE --twin TWIN_RUN TWIN_STORE --second SECOND_RUN --substitute
     """
 

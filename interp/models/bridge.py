@@ -89,13 +89,16 @@ class Bridge(Model):
 
     def _encode(self, batch: EncodeBatch) -> None:
         if not batch.prompts:
-            raise InputError(f"{self.name} reads texts: give prompts (condition='caption')")
+            raise InputError(
+                f"{self.name} reads texts: give prompts (condition='caption', "
+                "on the command line --condition caption)"
+            )
         bridge: Any = self.root
         rows = [bridge.tokenizer(text, return_tensors="pt")["input_ids"] for text in batch.prompts]
         lengths = sorted({row.shape[1] for row in rows})
         if len(lengths) > 1:
             raise InputError(
                 f"prompts of {lengths[0]} to {lengths[-1]} tokens in one batch; padding would "
-                "become rows: use batch_size=1"
+                "become rows: use batch_size=1 (--batch-size 1)"
             )
         self.root(torch.cat(rows).to(self.device))

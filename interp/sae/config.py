@@ -59,7 +59,8 @@ class TrainConfig:
     """How to train a sparse autoencoder; defaults recover planted dictionaries in 1500 steps."""
 
     variant: str = "topk"
-    """Name in VARIANTS."""
+    """archetypal, batchtopk, crosscoder, gated, jumprelu, matryoshka, omp, pursuit, relu, topk or
+    transcoder (`interp.sae.VARIANTS`)."""
     n_latents: int = 1024
     """m, number of latents."""
     k: int = 16

@@ -36,7 +36,7 @@ def _check_same(path: Path, wanted: dict[str, Any]) -> None:
         flat_found, flat_wanted = flatten(found), flatten(json.loads(json.dumps(wanted)))
     except (ValueError, AttributeError, LookupError, TypeError) as error:
         raise SAEError(
-            f"{path} is damaged ({error}); use another directory or resume=False"
+            f"{path} is damaged ({error}); use another directory or resume=False (--fresh)"
         ) from error
     # A run over several ranks, or of an earlier version, may have left the backend open.
     backends = {flat_found.get("backend", "auto"), flat_wanted["backend"]}
@@ -49,7 +49,7 @@ def _check_same(path: Path, wanted: dict[str, Any]) -> None:
     if differing:
         raise SAEError(
             f"{path.parent} holds another run ({'; '.join(differing[:4])}); "
-            "use another directory, or resume=False to start again"
+            "use another directory, or resume=False (--fresh) to start again"
         )
 
 

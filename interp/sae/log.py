@@ -39,7 +39,7 @@ class Log:
             found = ", ".join(f"{name} = {value}" for name, value in wrong.items())
             raise SAEError(
                 f"step {line['step']}: {found}: the training has diverged at lr = {line.get('lr')};"
-                " train again with a lower lr and resume=False"
+                " train again with a lower lr and resume=False (--fresh)"
             )
         try:
             with self.path.open("a", encoding="utf-8") as file:

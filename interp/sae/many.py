@@ -190,7 +190,7 @@ def _restore_all(trainings: list[_Training], saved: dict[str, Any], out: Path) -
         raise SAEError(
             f"the checkpoint is of jobs {sorted(saved['jobs'])}, asked are "
             f"{sorted(training.name for training in trainings)}: ask for the same, use another "
-            "directory, or resume=False to start again"
+            "directory, or resume=False (--fresh) to start again"
         )
     placed: set[int] = set()
     for training in trainings:
