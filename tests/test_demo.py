@@ -48,7 +48,7 @@ def test_the_page_and_the_report_state_the_scope_verbatim(runs) -> None:
 
 def test_every_sae_is_judged_on_unseen_rows_beside_baselines(runs) -> None:
     saes = json.loads((runs[0] / "results.json").read_text())["saes"]
-    assert len(saes) == 4
+    assert len(saes) == 5
     for one in saes:
         assert not one["evaluation"]["trained_rows"]
         assert one["evaluation"]["baselines"]

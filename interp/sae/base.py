@@ -206,7 +206,7 @@ class SAE(nn.Module, abc.ABC):
             return z * self.target_scale + self.target_mean
         return z * self.scale + self.mean
 
-    def forward(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+    def forward(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n e"]:
         """Reconstruct raw rows: decode(encode(x)), and the linear skip where there is one."""
         found = self.decode(self.encode(x))
         if self.W_skip is None:

@@ -238,7 +238,7 @@ def refusals(folder, world):
         "configs": lambda: train(DATA, two, out=folder / "bad"),
         "folders": lambda: train(DATA, CONFIG, out=folder / f"bad{rank}"),
         "variant": lambda: train(
-            DATA, dataclasses.replace(CONFIG, variant="other"), out=folder / "bad"
+            DATA, dataclasses.replace(CONFIG, variant="batchtopk"), out=folder / "bad"
         ),
         "too few": lambda: train(DATA, empty, out=folder / "bad", layout="1x4"),
         "small": lambda: train(small, CONFIG, out=folder / "small", layout="2x2"),

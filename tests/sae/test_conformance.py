@@ -31,6 +31,8 @@ PLANTED: dict[str, dict] = {"matryoshka": {"groups": [24, 8]}}
 # libraries' Matryoshkas has (.707, .2716, .145); measured here .979, .141, .002. JumpReLU: measured
 # .998, .123, .002. ReLU: measured .988, .142, 0.
 # Pursuit and OMP: measured .945, .044, 0 and .953, .023, 0: they leave less and find fewer atoms.
+# Archetypal, crosscoder, gated and transcoder are judged on a small dictionary, and by
+# `python -m benchmarks.run quality`.
 BARS = {
     "batchtopk": (0.99, 0.1316, 0.006),
     "jumprelu": (0.99, 0.13, 0.006),
@@ -40,8 +42,6 @@ BARS = {
     "relu": (0.97, 0.15, 0.005),
     "topk": (0.99, 0.115, 0.005),
 }
-# Of the others, what any variant must reach.
-LOOSE_BAR = (0.9, 0.3, 0.05)
 
 
 def _build(variant: str, generator: torch.Generator) -> SAE:
@@ -276,7 +276,7 @@ def test_a_small_planted_dictionary_is_recovered(variant, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", ALL)
+@pytest.mark.parametrize("variant", BARS)
 def test_the_benchmark_dictionary_is_recovered(variant, tmp_path):
     data = PlantedDictionary()
     sae = train(data, TrainConfig(variant, 512, 8, checkpoint_every=0), out=tmp_path).sae
@@ -284,7 +284,7 @@ def test_the_benchmark_dictionary_is_recovered(variant, tmp_path):
     with torch.no_grad():
         code = sae.encode(x)
         fvu = (x - sae.decode(code)).square().sum() / (x - x.mean(0)).square().sum()
-    recovered, most_fvu, most_dead = BARS.get(variant, LOOSE_BAR)
+    recovered, most_fvu, most_dead = BARS[variant]
     assert recovery(sae.dictionary().detach(), data.atoms).recovered >= recovered
     assert fvu <= most_fvu
     assert (~code.fired()).double().mean() <= most_dead

@@ -59,7 +59,7 @@ def test_values_are_the_best_non_negative_ones_of_their_latents(rows, atoms):
 
 
 def test_a_latent_that_would_turn_negative_leaves(rows, atoms):
-    chosen, active = choose_orthogonally(rows, atoms, 6)
+    _, active = choose_orthogonally(rows, atoms, 6)
     left = ~active[:, :-1] & active.flip(1).cumsum(dim=1).flip(1)[:, 1:].bool()
     assert left.any(), "an empty slot before a positive one"
     expected = torch.stack([_loop(row, atoms, 6) for row in rows[left.any(dim=1)]])
