@@ -19,16 +19,17 @@ def test_annotations_hold_in_the_quick_tests_of(part: str, root: Path) -> None:
     # Nothing of the outer run's workers, reports or options.
     outer = ("PYTEST_",)
     environment = {k: v for k, v in os.environ.items() if not k.startswith(outer)}
+    environment["PYTHONPATH"] = str(root / "tests" / "checking")
     command = [sys.executable, "-m", "pytest", f"tests/{part}", "-q", "-m", "not slow", "-x"]
     # What is refused breaks the annotation on purpose.
     command += ["-k", "not refused"]
-    hook = f"--jaxtyping-packages={CHECKED},beartype.beartype"
+    hook = f"--jaxtyping-packages={CHECKED},tower.check"
     done = subprocess.run(
         [*command, hook, "-p", "no:cacheprovider"],
         cwd=root,
         env=environment,
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=900,
     )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]

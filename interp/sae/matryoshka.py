@@ -49,7 +49,7 @@ class Options:
     """How k latents per row are chosen: shared by the batch (the source's choice), or k in each."""
 
 
-def group_sizes(groups: Sequence[float | int], n_latents: int) -> tuple[int, ...]:
+def group_sizes(groups: Sequence[float], n_latents: int) -> tuple[int, ...]:
     """Numbers of latents of each group, from shares or numbers.
 
     Args:
@@ -159,7 +159,7 @@ class Matryoshka(SAE):
         n_latents: int,
         k: int,
         *,
-        groups: Sequence[float | int] = GROUPS,
+        groups: Sequence[float] = GROUPS,
         selection: str = "batchtopk",
         seed: int = 0,
         aux_k: int = 0,

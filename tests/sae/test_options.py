@@ -81,7 +81,7 @@ def test_what_a_variant_lacks_is_no_option_of_it():
         split_options(Bare, {"dead": "auxk"})
 
 
-def test_options_hold_json_values_only():
+def test_options_that_are_no_json_values_are_refused():
     assert _with(options={"groups": (1, 2)}).options == {"groups": [1, 2]}
     for wrong in (3, {1: 2}, {"a": torch.ones(1)}, {"a": float("nan")}):
         with pytest.raises(SAEError, match="options = "):
