@@ -35,7 +35,7 @@ from interp.alignment.representations import (
     pixel_representation,
 )
 from interp.errors import InputError
-from interp.geometry import MEASURES, get_measure
+from interp.geometry import CORE, get_measure
 from interp.geometry.neighbors import FRACTION
 from interp.stats import FOLDS, MIN_PERMUTATIONS, check_permutations, holm, relative
 from interp.store import ActivationStore
@@ -118,7 +118,7 @@ def compare_layers(
     *,
     twins: Mapping[str, Source] | None = None,
     pixels: bool | Representation = True,
-    measures: Sequence[str] = tuple(MEASURES),
+    measures: Sequence[str] = CORE,
     pooling: str = "mean",
     strata: str = "source",
     images: Sequence[str] | None = None,

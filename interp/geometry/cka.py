@@ -26,6 +26,7 @@ from torch import Tensor
 
 from interp.errors import InputError
 from interp.geometry.features import center, same_rows
+from interp.geometry.measure import Measure
 
 # Permutations keep U-centered Grams in memory up to this size, then take the feature route.
 MAX_GRAM_BYTES = 1 << 30
@@ -285,3 +286,21 @@ def cka_moments(
     n = same_rows(xs[0].x, ys[0].x)
     mean = torch.zeros(len(xs), len(ys), dtype=torch.float64)
     return mean, torch.full_like(mean, math.sqrt(2 / (n * (n - 3))))
+
+
+MEASURES: dict[str, Measure] = {
+    "cka": Measure(
+        function=debiased_cka,
+        prepare=prepare_cka,
+        values=cka_values,
+        permuted=cka_permuted,
+        deleted=cka_deleted,
+        moments=cka_moments,
+        definition="cosine of the U-centered linear Gram matrices (debiased linear CKA)",
+        source="Kornblith et al. 2019, sec. 3; Song et al. 2012, eq. 5",
+        cost="n D E or n^2 (D + E + a b), the cheaper; a permutation n^2 a b",
+        bias="numerator unbiased, the ratio slightly not; 0 in expectation for unrelated features",
+        null="0 exactly, sd sqrt(2 / (n (n - 3)))",
+        invariances=frozenset({"orthogonal", "scale", "translation", "permutation"}),
+    ),
+}

@@ -34,6 +34,7 @@ from torch import Tensor
 
 from interp.errors import InputError
 from interp.geometry.features import as_rows, center, same_rows
+from interp.geometry.measure import Measure
 
 # Huh et al. (2024) use k = 10 of n = 1024.
 FRACTION = 0.01
@@ -301,3 +302,22 @@ def _edge_sums(layer: KNNLayer) -> Float[Tensor, "7"]:
     return torch.tensor(
         [edges, mutual, same_row, same_column, chain, chain, apart], dtype=torch.float64
     )
+
+
+MEASURES: dict[str, Measure] = {
+    "mutual_knn": Measure(
+        function=mutual_knn,
+        prepare=prepare_knn,
+        values=knn_values,
+        permuted=knn_permuted,
+        deleted=knn_deleted,
+        moments=knn_moments,
+        definition="mean share of the k nearest (Euclidean) neighbors in common, k a fraction of n",
+        source="Huh et al. 2024, app. A (there: cosine)",
+        cost="n^2 D once per layer; a pair or a permutation n k a b",
+        bias="k / (n - 1) for unrelated features; at fixed k falls as n grows",
+        null="k / (n - 1) exactly",
+        invariances=frozenset({"orthogonal", "scale", "translation", "permutation"}),
+        uses_neighbors=True,
+    ),
+}

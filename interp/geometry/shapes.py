@@ -20,6 +20,7 @@ from torch import Tensor
 
 from interp.errors import InputError
 from interp.geometry.features import center, same_rows
+from interp.geometry.measure import Measure
 
 # Norm of the kept rows below this share of the whole: the kept part is constant.
 DEGENERATE = 1e-12
@@ -177,3 +178,21 @@ def _fold_sums(layers: Sequence[ShapeLayer], folds: np.ndarray, count: int) -> l
             raise InputError(f"without fold {f} a representation is constant: use fewer folds")
         out.append(_FoldSums(sums, squared.sqrt()))
     return out
+
+
+MEASURES: dict[str, Measure] = {
+    "procrustes": Measure(
+        function=procrustes,
+        prepare=prepare_procrustes,
+        values=procrustes_values,
+        permuted=procrustes_permuted,
+        deleted=procrustes_deleted,
+        moments=None,
+        definition="nuclear norm of X'Y for centered features of norm 1; arccos is a metric",
+        source="Williams et al. 2021, eq. 5",
+        cost="n D E + a b min(d, e)^3, for a permutation too",
+        bias="upwards: about 0.8488 sqrt(d / n) for independent Gaussian features, n >> d",
+        null="not known; 0.8488 sqrt(d / n) for Gaussian features, n >> d",
+        invariances=frozenset({"orthogonal", "scale", "translation", "permutation"}),
+    ),
+}

@@ -14,7 +14,7 @@ from interp.alignment import (
     compare_layers,
 )
 from interp.errors import InputError
-from interp.geometry import MEASURES
+from interp.geometry import CORE, MEASURES
 
 N = 60
 IDS = tuple(f"glyph{i:03d}" for i in range(N))
@@ -136,8 +136,8 @@ def test_only_the_models_that_share_a_latent_are_aligned() -> None:
 
 def test_cells_equal_compare_and_the_null_is_standardized_in_closed_form() -> None:
     models = {m: layers(m, 2, 1, k) for m, k in (("a", 0), ("b", 200))}
-    result = small(models, measures=tuple(MEASURES), n_neighbors=0.1)
-    for measure in MEASURES:
+    result = small(models, measures=CORE, n_neighbors=0.1)
+    for measure in CORE:
         cell = result.cell("b/block1", "a/block0", measure)
         alone = compare(models["a"][0].x, models["b"][1].x, measure, n_neighbors=0.1)
         assert cell.comparison.value == pytest.approx(alone.value, abs=1e-12)
@@ -198,8 +198,8 @@ def test_labels_restrict_the_permutations() -> None:
 def test_too_few_permutations_for_the_families_are_refused() -> None:
     models = {m: layers(m, 1, 1, k) for m, k in zip("abcde", range(0, 1000, 200), strict=True)}
     with pytest.raises(InputError, match=r"10 families.*use n_permutations=200|=599"):
-        small(models, measures=tuple(MEASURES))
-    tested = small(models, measures=tuple(MEASURES), pairs=[("a", "b"), ("a", "c")])
+        small(models, measures=CORE)
+    tested = small(models, measures=CORE, pairs=[("a", "b"), ("a", "c")])
     assert len(tested.families) == 6
     assert tested.cell("b/block0", "c/block0").comparison.p is None
     with pytest.raises(InputError, match="two different models each, of a, b, c, d, e"):
