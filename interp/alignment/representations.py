@@ -86,7 +86,9 @@ def some_ids(ids: Sequence[str]) -> str:
     return ", ".join(ids[:5]) + (", ..." if len(ids) > 5 else "")
 
 
-class _Generations(NamedTuple):
+class Generations(NamedTuple):
+    """What the generations table of a store says of its images."""
+
     image: np.ndarray  # [g] which image each generation shows
     known: np.ndarray  # [g] generation numbers, sorted
     ids: tuple[str, ...]
@@ -132,7 +134,7 @@ def load_representations(
     """
     if pooling not in ("mean", "tokens") or half not in ("cond", "uncond"):
         raise InputError(f"pooling {pooling!r} is mean or tokens, half {half!r} is cond or uncond")
-    table = _read_generations(store, strata)
+    table = read_generations(store, strata)
     out: list[Representation] = []
     for point in match_points(store, points):
         out += _load_point(store, point, table, model, calls, pooling, half)
@@ -155,7 +157,8 @@ def match_points(store: ActivationStore, patterns: Sequence[str]) -> list[str]:
     return [p for p in store.points if p in wanted]
 
 
-def _read_generations(store: ActivationStore, strata: str) -> _Generations:
+def read_generations(store: ActivationStore, strata: str) -> Generations:
+    """Ids, clusters and strata of a store's images, and which image each generation shows."""
     table = store.generations
     if strata and strata not in table:
         raise InputError(f"no column {strata!r} to permute within; there are {sorted(table)}")
@@ -171,7 +174,7 @@ def _read_generations(store: ActivationStore, strata: str) -> _Generations:
     # Images that a model made name it as their source.
     makers = set(table["source"][first].astype(str).tolist())
     groups = table[strata][first].astype(str) if strata else np.full(len(ids), "")
-    return _Generations(
+    return Generations(
         image,
         table["generation"],
         tuple(ids.tolist()),
@@ -284,7 +287,7 @@ def pixel_representation(
     each one's mean over images removed.
     Raises StoreError when the store has no images.
     """
-    table = _read_generations(store, strata)
+    table = read_generations(store, strata)
     first = np.unique(table.image, return_index=True)[1]
     images = store.images(table.known[first]).permute(0, 3, 1, 2).float() / 255
     x = torch.nn.functional.interpolate(images, size=(PIXEL_GRID, PIXEL_GRID), mode="area")
