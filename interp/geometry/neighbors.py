@@ -24,7 +24,7 @@ the order changes nothing, and the value is that of the definition to the last b
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -71,13 +71,14 @@ def nearest(
     instead of being ordered by rounding. Cost n^2 d in slabs: never an n x n array.
 
     units: [n]; rows of the same unit (positions of one image) are not neighbors of each other.
-    metric: "euclidean", or "cosine" about the origin (not translation-invariant).
+    metric: "euclidean"; "cosine" about the origin or "dot", the largest inner product: these two
+    are not translation-invariant, and under "dot" rows of large norm are everybody's neighbors.
     ties: [n] places of the rows on a circle, a permutation of 0..n - 1 as from `tie_order`: of rows
     at equal distance the next after row i come first. None: the lower id first, which must not be
     used on both sides of a comparison.
     Raises InputError for NaN, n < 4, a constant representation, a zero row under cosine.
     """
-    rows = _unit_rows(x) if metric == "cosine" else center(x)
+    rows = metric_rows(x, metric)
     n = rows.shape[0]
     own = torch.arange(n) if units is None else torch.as_tensor(units)
     norms = rows.square().sum(1)
@@ -88,16 +89,50 @@ def nearest(
     step = max(1, SLAB // n)
     for start in range(0, n, step):
         part = slice(start, start + step)
-        both = norms[part, None] + norms[None, :]
-        squared = both - 2 * (rows[part] @ rows.T)
-        squared[squared <= EQUAL * both] = 0
-        squared[own[part, None] == own[None, :]] = torch.inf
-        # Non-negative float32 sort like their bits; the way along the circle breaks ties.
+        apart = (_dissimilarity if metric == "dot" else _distances)(rows, norms, part)
+        apart[own[part, None] == own[None, :]] = torch.inf
+        # The way along the circle breaks ties.
         way = (places[None, :] - starts[part, None]) % n
-        keys = (squared.float().view(torch.int32).long() << 32) | way
+        keys = (_sortable(apart).long() << 32) | way
         best = keys.topk(width, dim=1, largest=False, sorted=True).values
         out[part] = ids[((best & 0xFFFFFFFF) + starts[part, None]) % n]
     return out
+
+
+def _distances(rows: Tensor, norms: Tensor, part: slice) -> Tensor:
+    both = norms[part, None] + norms[None, :]
+    squared = both - 2 * (rows[part] @ rows.T)
+    squared[squared <= EQUAL * both] = 0
+    return squared
+
+
+def _dissimilarity(rows: Tensor, norms: Tensor, part: slice) -> Tensor:
+    dots = rows[part] @ rows.T
+    dots[dots.square() <= EQUAL**2 * norms[part, None] * norms[None, :]] = 0
+    return -dots
+
+
+def _sortable(values: Tensor) -> Int[Tensor, "*s"]:
+    """int32 in the order of the values rounded to float32; 0 and -0 are equal."""
+    bits = (values.float() + 0.0).view(torch.int32)
+    return bits ^ ((bits >> 31) & 0x7FFFFFFF)
+
+
+def metric_rows(x: Float[Tensor, "n d"], metric: str, name: str = "x") -> Float[Tensor, "n d"]:
+    """The checked rows whose nearest are searched, as the metric has them.
+
+    Centered and of norm 1 ("euclidean"), each of norm 1 ("cosine"), or the whole of norm 1 ("dot").
+    Raises InputError as `center`, for a zero row under cosine, and for another metric.
+    """
+    if metric == "euclidean":
+        return center(x, name)
+    rows = as_rows(x, name)
+    if metric == "cosine":
+        return _unit_rows(rows, name)
+    if metric == "dot":
+        rows = rows / rows.abs().max().clamp(min=torch.finfo(rows.dtype).tiny)
+        return rows / torch.linalg.vector_norm(rows).clamp(min=1)
+    raise InputError(f"metric {metric!r} is euclidean, cosine or dot")
 
 
 def tie_order(n: int, name: str, seed: int = 0) -> Int[np.ndarray, " n"]:
@@ -109,14 +144,14 @@ def tie_order(n: int, name: str, seed: int = 0) -> Int[np.ndarray, " n"]:
     return np.random.default_rng([seed, int.from_bytes(digest[:8], "big")]).permutation(n)
 
 
-def _unit_rows(x) -> Tensor:
-    rows = as_rows(x)
-    norms = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
-    if bool((norms == 0).any()):
+def _unit_rows(rows: Tensor, name: str) -> Tensor:
+    peaks = rows.abs().amax(1, keepdim=True)
+    if bool((peaks == 0).any()):
         raise InputError(
-            f"{int((norms == 0).sum())} rows are zero and have no cosine; use euclidean"
+            f"{name}: {int((peaks == 0).sum())} rows are zero and have no cosine; use euclidean"
         )
-    return rows / norms
+    rows = rows / peaks
+    return rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True)
 
 
 def mutual_knn(
@@ -146,11 +181,12 @@ def mutual_knn(
 class KNNLayer(NamedTuple):
     """Neighbor ids of one representation, wider than k so that rows can be left out."""
 
-    x: Tensor  # [n, d] centered
+    x: Tensor  # [n, d] as `metric_rows` has them
     ids: Tensor  # [n, w] int32, nearest first, w >= k
     k: int
     units: np.ndarray | None
     ties: np.ndarray  # [n] places on the circle that orders tied rows
+    metric: str = "euclidean"
 
 
 def prepare_knn(
@@ -161,13 +197,16 @@ def prepare_knn(
     units: np.ndarray | None = None,
     seed: int = 0,
     ties: Int[np.ndarray, " n"] | None = None,
+    metric: str = "euclidean",
 ) -> KNNLayer:
     """Find each row's neighbors once. Cost n^2 d.
 
+    n_neighbors: k as a fraction of n. units: [n], as in `nearest`. metric: as in `nearest`.
     name, seed: of the order of tied rows; the two sides of a comparison need different names.
     ties: the order itself, in place of both.
     """
-    rows = center(x, name)
+    center(x, name)
+    rows = metric_rows(x, metric, name)
     n = rows.shape[0]
     k = count_neighbors(n, n_neighbors)
     largest = 1 if units is None else int(np.bincount(units).max())
@@ -176,7 +215,8 @@ def prepare_knn(
     # Wide enough that few rows run out of neighbors when a fold is left out.
     width = min(n - largest, 4 * k + 32)
     ties = tie_order(n, name, seed) if ties is None else ties
-    return KNNLayer(rows, nearest(rows, width, units=units, ties=ties), k, units, ties)
+    ids = nearest(rows, width, units=units, metric=metric, ties=ties)
+    return KNNLayer(rows, ids, k, units, ties, metric)
 
 
 def knn_values(xs: Sequence[KNNLayer], ys: Sequence[KNNLayer]) -> Float[Tensor, "a b"]:
@@ -235,12 +275,9 @@ def knn_deleted(
     step = max(1, TABLE // (n * len(xs)))
     table = torch.zeros(min(step, n) * n, len(xs))
     out = []
-    for f in range(int(folds.max()) + 1):
-        kept = np.flatnonzero(folds != f)
-        if len(kept) < max(4, k + 2):
-            raise InputError(f"fold {f} leaves {len(kept)} of {n} rows for k = {k}: use more folds")
+    for kept in kept_rows(folds, k):
         first, second = (
-            torch.stack([_kept_neighbors(p, kept) for p in layers]) for layers in (xs, ys)
+            torch.stack([kept_neighbors(p, kept) for p in layers]) for layers in (xs, ys)
         )
         counts = torch.zeros(len(xs), len(ys), dtype=torch.float64)
         for start in range(0, len(kept), step):
@@ -253,7 +290,18 @@ def knn_deleted(
     return torch.stack(out)
 
 
-def _kept_neighbors(layer: KNNLayer, kept: np.ndarray) -> Int[Tensor, "m k"]:
+def kept_rows(folds: Int[np.ndarray, " n"], k: int) -> Iterator[np.ndarray]:
+    """Rows outside each fold in turn. Raises InputError where they are too few for k neighbors."""
+    for f in range(int(folds.max()) + 1):
+        kept = np.flatnonzero(folds != f)
+        if len(kept) < max(4, k + 2):
+            raise InputError(
+                f"fold {f} leaves {len(kept)} of {len(folds)} rows for k = {k}: use more folds"
+            )
+        yield kept
+
+
+def kept_neighbors(layer: KNNLayer, kept: np.ndarray) -> Int[Tensor, "m k"]:
     """The k nearest kept rows of each kept row, in the numbering of the whole sample."""
     ids = layer.ids.numpy()[kept]
     alive = np.zeros(layer.ids.shape[0], dtype=bool)
@@ -268,7 +316,8 @@ def _kept_neighbors(layer: KNNLayer, kept: np.ndarray) -> Int[Tensor, "m k"]:
         units = None if layer.units is None else layer.units[kept]
         # The same circle, of the rows that are left.
         ties = layer.ties[kept].argsort().argsort()
-        again = nearest(layer.x[kept], layer.k, units=units, ties=ties)[short].numpy()
+        again = nearest(layer.x[kept], layer.k, units=units, metric=layer.metric, ties=ties)
+        again = again[short].numpy()
         out[short] = kept[again]
     return torch.from_numpy(out)
 
