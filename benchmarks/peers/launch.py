@@ -38,6 +38,21 @@ class Job:
     held_out: Path | None = None
 
 
+@dataclass(frozen=True)
+class Compared:
+    """What a library that compares representations is asked for; see geometry_worker.py."""
+
+    data: Path
+    """.npz of arrays [n, d], named "0", "1" ..."""
+    measure: str
+    xs: tuple[int, ...]
+    ys: tuple[int, ...] = ()
+    """The measure of every x with every y; none: of each x alone."""
+    threads: int = 1
+    warm: int = 0
+    """Calls before the clock starts."""
+
+
 class Workers:
     """The running workers; a context manager that ends them.
 
@@ -45,10 +60,13 @@ class Workers:
         folder: of the environments.
         scratch: folder for jobs, results, weights and logs.
         limit: seconds after which a job is given up.
+        program: what runs in the environments.
     """
 
-    def __init__(self, folder: Path, scratch: Path, limit: float = 600.0) -> None:
-        self.folder, self.scratch, self.limit = folder, scratch, limit
+    def __init__(
+        self, folder: Path, scratch: Path, limit: float = 600.0, program: str = "worker.py"
+    ) -> None:
+        self.folder, self.scratch, self.limit, self.program = folder, scratch, limit, program
         self._running: dict[str, tuple[subprocess.Popen[str], queue.Queue[str]]] = {}
 
     def __enter__(self) -> "Workers":
@@ -58,7 +76,7 @@ class Workers:
         for adapter in list(self._running):
             self._end(adapter)
 
-    def run(self, row: Row, job: Job) -> dict[str, Any]:
+    def run(self, row: Row, job: Job | Compared) -> dict[str, Any]:
         """Run a job and wait for it.
 
         Returns:
@@ -104,7 +122,7 @@ class Workers:
     def _start(self, row: Row) -> tuple[subprocess.Popen[str], "queue.Queue[str]"]:
         python = python_of(row.peer, self.folder) if row.peer else Path(sys.executable)
         # -P: the folder of worker.py is no place to import from.
-        command = [python, "-P", HERE / "worker.py", HERE / "adapters" / row.adapter]
+        command = [python, "-P", HERE / self.program, HERE / "adapters" / row.adapter]
         self.scratch.mkdir(parents=True, exist_ok=True)
         with (self.scratch / f"{Path(row.adapter).stem}.log").open("a") as log:
             process = subprocess.Popen(

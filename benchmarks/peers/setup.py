@@ -2,6 +2,7 @@
 
     python -m benchmarks.peers.setup                     # all, into ~/.cache/interp-peers
     python -m benchmarks.peers.setup sparsify --folder DIR
+    python -m benchmarks.peers.setup netrep --source netrep=CHECKOUT
 
 Packages come from wherever pip is configured to look. What fails is recorded with its reason in
 `NAME.json` beside the environment, and the others go on.
@@ -14,11 +15,12 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from benchmarks.peers.table import PEERS, ROWS, TORCH, Peer
+from benchmarks.peers.table import ENVIRONMENTS, GEOMETRY_ROWS, ROWS, TORCH, Peer
 
 # Where the environments lie; never inside the repository.
 VARIABLE = "INTERP_PEERS"
@@ -42,7 +44,7 @@ def python_of(name: str, folder: Path) -> Path:
 
 def adapter_of(name: str) -> Path:
     """The file that drives a library."""
-    file = next(row.adapter for row in ROWS if row.peer == name)
+    file = next(row.adapter for row in (*ROWS, *GEOMETRY_ROWS) if row.peer == name)
     return Path(__file__).parent / "adapters" / file
 
 
@@ -52,8 +54,21 @@ def clean(text: str) -> str:
     return re.sub(r"(?<![\w.<])/(?:[^\s/'\":]+/)+", "", text)
 
 
-def setup_peer(name: str, peer: Peer, folder: Path) -> dict[str, Any]:
+def name_of(requirement: str) -> str:
+    """The distribution of "name==1.0" or "name @ address"."""
+    return re.split(r"\s*(?:==|@)", requirement)[0]
+
+
+def setup_peer(
+    name: str, peer: Peer, folder: Path, sources: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, Any]:
     """Create the environment, install, import the library as its adapter does.
+
+    Args:
+        name: of the library.
+        peer: its entry.
+        folder: of the environments.
+        sources: distribution -> folder to install it from instead.
 
     Returns:
         The record that `NAME.json` holds: name, ok, seconds, requirements, and versions or else
@@ -63,14 +78,16 @@ def setup_peer(name: str, peer: Peer, folder: Path) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     python = python_of(name, folder)
     pip = [str(python), "-m", "pip"]
-    steps = [
-        ("venv", [sys.executable, "-m", "venv", str(folder / name)]),
-        ("install torch", [*pip, "install", "--quiet", "--no-input", TORCH]),
-        ("install", [*pip, "install", "--quiet", "--no-input", TORCH, *peer.requirements]),
-    ]
+    install = [*pip, "install", "--quiet", "--no-input"]
+    base = [TORCH] if peer.torch else []
+    wanted = [sources.get(name_of(one), one) for one in peer.requirements]
+    steps = [("venv", [sys.executable, "-m", "venv", str(folder / name)])]
+    if peer.torch:
+        steps.append(("install torch", [*install, TORCH]))
+    steps.append(("install", [*install, *base, *wanted]))
     if peer.remove:
         steps.append(("remove", [*pip, "uninstall", "--quiet", "--yes", *peer.remove]))
-    names = [one.partition("==")[0] for one in (TORCH, *peer.requirements)]
+    names = [name_of(one) for one in (*base, *peer.requirements)]
     adapter = str(adapter_of(name))
     steps.append(("import", [str(python), "-P", "-c", SHOW_VERSIONS, adapter, *names]))
     record: dict[str, Any] = {"name": name, "ok": False, "requirements": [*peer.requirements]}
@@ -110,20 +127,24 @@ def state(name: str, folder: Path) -> dict[str, Any]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Set up the named libraries, or all; returns 1 where one failed."""
     parser = argparse.ArgumentParser("python -m benchmarks.peers.setup", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(PEERS)}")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(ENVIRONMENTS)}")
     parser.add_argument("--folder", type=Path, default=default_folder())
+    parser.add_argument(
+        "--source", action="append", default=[], metavar="NAME=DIR", help="install NAME from DIR"
+    )
     parser.add_argument("--again", action="store_true", help="also those that already work")
     options = parser.parse_args(arguments)
-    unknown = sorted(set(options.names) - set(PEERS))
+    unknown = sorted(set(options.names) - set(ENVIRONMENTS))
     if unknown:
-        parser.error(f"no library {', '.join(unknown)}; there are {', '.join(PEERS)}")
+        parser.error(f"no library {', '.join(unknown)}; there are {', '.join(ENVIRONMENTS)}")
     folder = options.folder.expanduser().absolute()
+    sources = dict(one.split("=", 1) for one in options.source)
     failed = 0
-    for name in options.names or PEERS:
-        peer, record = PEERS[name], state(name, folder)
+    for name in options.names or ENVIRONMENTS:
+        peer, record = ENVIRONMENTS[name], state(name, folder)
         fresh = record["ok"] and record["requirements"] == [*peer.requirements]
         if options.again or not fresh:
-            record = setup_peer(name, peer, folder)
+            record = setup_peer(name, peer, folder, sources)
         failed |= not record["ok"]
         said = record["versions"] if record["ok"] else f"{record['step']}: {record['reason']}"
         print(f"{name}: {'ok' if record['ok'] else 'failed'}, {said}")

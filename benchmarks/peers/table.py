@@ -12,6 +12,8 @@ class Peer(NamedTuple):
     """Exact versions, installed beside `TORCH` into an environment of its own."""
     remove: tuple[str, ...] = ()
     """Distributions taken away again because they stop the import."""
+    torch: bool = True
+    """Whether it needs torch."""
 
 
 class Row(NamedTuple):
@@ -40,6 +42,32 @@ PEERS = {
     "overcomplete": Peer(("overcomplete==0.3.0", "matplotlib==3.8.4"), ("torchvision",)),
     "saev": Peer(("saev==0.1.0",), ("torchvision",)),
 }
+
+# Libraries that compare representations, and those that agreement is tested with; versions of the
+# numeric packages are those that the oldest of them still runs with.
+GEOMETRY_PEERS = {
+    # On no index: from its repository, or from a copy of it (`setup --source netrep=DIR`).
+    "netrep": Peer(
+        (
+            "netrep @ git+https://github.com/ahwillia/netrep@0186b8a77ec1ebaf541cc8f7173cb2556df8a8f0",
+            "scikit-learn",
+        ),
+        torch=False,
+    ),
+    "ckatorch": Peer(("ckatorch==1.0.3",)),
+    "torch-cka": Peer(("torch-cka==0.21", "matplotlib==3.8.4", "tqdm==4.67.1", "numpy==1.26.4")),
+    "calibrated-similarity": Peer(("calibrated-similarity==0.1.1", "numpy==1.26.4")),
+    "rsatoolbox": Peer(("rsatoolbox==0.3.2",), torch=False),
+    "faiss": Peer(("faiss-cpu==1.15.1",), torch=False),
+    "dcor": Peer(("dcor==0.7",), torch=False),
+    "pot": Peer(("POT==0.9.7.post1",), torch=False),
+    "dadapy": Peer(("dadapy==0.3.4",), torch=False),
+    "scikit-dimension": Peer(("scikit-dimension==0.5.0",), torch=False),
+    "repsim": Peer(("repsim==0.1.5",)),
+    "ripser": Peer(("ripser==0.6.15",), torch=False),
+}
+# Every environment that `setup` can make.
+ENVIRONMENTS = {**PEERS, **GEOMETRY_PEERS}
 
 OURS, REFERENCE = "interp", "torch, dense autograd"
 
@@ -77,4 +105,9 @@ ROWS = (
     ),
     Row("saev", "saev", "saev_topk.py"),
     Row(REFERENCE, "", "dense_torch.py", note="no library: the plain reference"),
+)
+
+# What compares representations; the file is a module with MEASURES, see geometry_worker.py.
+GEOMETRY_ROWS = tuple(
+    Row(name, name, f"geometry_{name.replace('-', '_')}.py") for name in GEOMETRY_PEERS
 )

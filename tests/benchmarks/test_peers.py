@@ -168,7 +168,7 @@ def test_the_program_sets_up_what_does_not_work_yet_and_goes_on_after_a_failure(
 ) -> None:
     done = []
 
-    def fake(name: str, peer: Peer, folder: Path) -> dict[str, Any]:
+    def fake(name: str, peer: Peer, folder: Path, sources: Any) -> dict[str, Any]:
         done.append(name)
         return {"name": name, "ok": False, "step": "import", "reason": "ImportError: x"}
 
