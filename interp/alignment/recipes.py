@@ -109,9 +109,10 @@ def prh(
     if n != other:
         raise InputError(f"x has {n} rows and y {other}; row i of both is the same sample")
     ids = tuple(map(str, range(n)))
-    labels = [() if one is None else tuple(map(str, one)) for one in (clusters, strata)]
+    near = () if clusters is None else tuple(map(str, clusters))
+    within = () if strata is None else tuple(map(str, strata))
     layers = {
-        name: [Representation(name, str(i), z, ids, *labels) for i, z in enumerate(parts)]
+        name: [Representation(name, str(i), z, ids, near, within) for i, z in enumerate(parts)]
         for name, parts in models.items()
     }
     options = {"n_permutations": n_permutations, "alpha": alpha, "seed": seed}
@@ -238,7 +239,7 @@ def _score(
     permuted = get_measure("mutual_knn").permuted(*ready, orders).numpy()
     maxima = permuted.reshape(len(permuted), -1).max(1)
     value, tau = _largest(values), critical_value(maxima, alpha)
-    i, j = np.unravel_index(int(values.argmax()), values.shape)
+    i, j = divmod(int(values.argmax()), values.shape[1])
     p = float((1 + (maxima >= value).sum()) / (1 + len(maxima)))
     k = setting.n_counted(get_measure("mutual_knn")) or 0
     pooling = "; ".join(dict.fromkeys(one.preprocessing for one in (*first, *second)))
