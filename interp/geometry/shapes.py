@@ -64,7 +64,7 @@ def prepare_procrustes(x: Float[Tensor, "n d"], name: str = "x") -> ShapeLayer:
 def procrustes_values(xs: Sequence[ShapeLayer], ys: Sequence[ShapeLayer]) -> Float[Tensor, "a b"]:
     """Similarity of every pair. Cost n D E + a b min(d, e)^3."""
     n = same_rows(xs[0].x, ys[0].x)
-    with _small_problems():
+    with small_problems():
         return _similarities(xs, ys, np.arange(n), _nuclear)
 
 
@@ -80,7 +80,7 @@ def procrustes_permuted(
     """
     same_rows(xs[0].x, ys[0].x)
     first, second = ([p._replace(x=p.x.float()) for p in layers] for layers in (xs, ys))
-    with _small_problems() as run:
+    with small_problems() as run:
         parts = run(
             lambda order: _similarities(first, second, order, _nuclear_by_eigenvalues), orders
         )
@@ -88,7 +88,7 @@ def procrustes_permuted(
 
 
 @contextmanager
-def _small_problems() -> Iterator[Callable]:
+def small_problems() -> Iterator[Callable]:
     """A `map` that runs as many small eigenproblems at a time as torch has threads, each on one.
 
     Two threads on one matrix of width 100 spend their time waiting for each other: on a loaded
@@ -156,7 +156,7 @@ def procrustes_deleted(
             out[:, j] = _nuclear_by_eigenvalues(kept) / (a.norms * b.norms)
         return out
 
-    with _small_problems() as run:
+    with small_problems() as run:
         return torch.stack(list(run(one_row, range(len(xs)))), 1)
 
 
