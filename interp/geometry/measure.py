@@ -45,6 +45,8 @@ class Measure(NamedTuple):
     distance: bool = False
     # Value of a representation with itself; None where it depends on the data.
     equal: float | None = 1.0
+    # Fewest columns for which it is defined; less is refused.
+    min_width: int = 1
 
 
 def plain(function: Callable[..., float], **fields: Any) -> Measure:

@@ -4,12 +4,13 @@ Each stands, with its definition and invariances, at the end of the file that co
 """
 
 from interp.errors import InputError
-from interp.geometry import cka, neighbors, shapes
+from interp.geometry import cka, neighbors, rsa, shapes
 from interp.geometry.measure import Measure
 
 MEASURES: dict[str, Measure] = {
     **cka.MEASURES,
     **neighbors.MEASURES,
+    **rsa.MEASURES,
     **shapes.MEASURES,
 }
 
