@@ -1,19 +1,30 @@
-"""One block of cells: values, nulls, intervals and twins of all layer pairs of two models."""
+"""One block of cells: values, nulls and intervals of all layer pairs of two models."""
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from interp.alignment.records import Cell, Comparison, Family
+from interp.alignment.records import Comparison, Family
 from interp.alignment.representations import Representation
 from interp.errors import InputError
-from interp.geometry import Measure
+from interp.geometry import Measure, get_measure
 from interp.geometry.neighbors import count_neighbors
-from interp.stats import Interval, jackknife, make_folds, max_t, permutations
+from interp.stats import Interval, jackknife, make_folds, max_t, permutations, student_quantile
 
-SCALING = "columns centered, Frobenius norm 1, float64"
+# Level of the tests and of the critical values.
+ALPHA = 0.05
+# Power at which a difference counts as detectable (Cohen 1988, sec. 2.4).
+POWER = 0.8
+
+
+def scaling(measure: Measure) -> str:
+    """What a measure does to its rows first: part of the identity of a result."""
+    if "translation" in measure.invariances:
+        return "columns centered, Frobenius norm 1, float64"
+    return "columns as they are, float64"
 
 
 @dataclass(frozen=True)
@@ -84,20 +95,42 @@ def make_setting(
     return Setting(len(first.ids), p, *labels, n_permutations, n_folds, n_neighbors, seed, folds)
 
 
+class Measured(NamedTuple):
+    """A measure as it is used in one comparison."""
+
+    name: str
+    spec: Measure
+    k: int | None
+    """Neighbors that it counts, or None."""
+
+    @property
+    def sign(self) -> int:
+        """-1 where smaller is more alike: turns values so that larger always is."""
+        return -1 if self.spec.distance else 1
+
+
+def measured(name: str, setting: Setting) -> Measured:
+    """The measure of that name. Raises InputError for an unknown one."""
+    spec = get_measure(name)
+    return Measured(name, spec, setting.n_counted(spec))
+
+
 class Block(NamedTuple):
     """All pairs of a first and a second list of layers, as arrays [a, b] where not said."""
 
     value: np.ndarray
     null_mean: np.ndarray | None
     null_sd: np.ndarray | None
-    p: np.ndarray | None  # max-T adjusted
     permuted: np.ndarray | None  # [p, a, b]
     folds: np.ndarray | None  # [f, a, b]
     interval: Interval | None
+    p: np.ndarray | None = None  # max-T adjusted
+    critical: float | None = None  # of z, at ALPHA
+    reverse: "Block | None" = None  # second list to first, still [a, b]
 
 
 def compute_block(
-    measure: Measure,
+    used: Measured,
     layers: tuple[Sequence[Any], Sequence[Any]],
     setting: Setting,
     orders: np.ndarray | None = None,
@@ -106,77 +139,171 @@ def compute_block(
     """Values of all pairs; nulls when `orders` of the second model are given, intervals with folds.
 
     Cells are standardized by the exact moments where every pairing is allowed and the measure has
-    them, else by the permutations.
+    them, else by the permutations. A measure with a direction is taken both ways, from the same
+    pairings, and both ways are one family.
     """
+    forward = _one_way(used, layers, setting, orders, folds)
+    parts = [forward]
+    if not used.spec.symmetric:
+        # x against y[order] pairs the same rows as y against x[inverse].
+        inverse = None if orders is None else np.argsort(orders, axis=1)
+        parts.append(_turned(_one_way(used, layers[::-1], setting, inverse, folds)))
+    if orders is not None:
+        parts = _tested(used, parts, exact=_has_moments(used, setting))
+    return parts[0]._replace(reverse=parts[1] if len(parts) > 1 else None)
+
+
+def _has_moments(used: Measured, setting: Setting) -> bool:
+    return used.spec.moments is not None and not setting.restricted
+
+
+def _one_way(used: Measured, layers, setting: Setting, orders, folds) -> Block:
+    measure = used.spec
     value = measure.values(*layers).numpy()
-    mean = sd = p = permuted = deleted = interval = None
+    mean = sd = permuted = deleted = interval = None
     if orders is not None:
         permuted = measure.permuted(*layers, setting.spread(orders)).numpy()
-        cells = (value.ravel(), permuted.reshape(len(permuted), -1))
         if measure.moments is not None and not setting.restricted:
             mean, sd = (m.numpy() for m in measure.moments(*layers))
-            p = max_t(*cells, mean.ravel(), sd.ravel()).reshape(value.shape)
         else:
             mean, sd = permuted.mean(0), permuted.std(0, ddof=1)
-            p = max_t(*cells).reshape(value.shape)
     if folds is not None:
         deleted = measure.deleted(*layers, folds).numpy()
         interval = jackknife(value, deleted)
-    return Block(value, mean, sd, p, permuted, deleted, interval)
+    return Block(value, mean, sd, permuted, deleted, interval)
+
+
+def _turned(block: Block) -> Block:
+    """The block of (second, first) with its cells at the places of (first, second)."""
+
+    def turn(part: Any) -> Any:
+        return None if part is None else np.swapaxes(part, -1, -2)
+
+    interval = None if block.interval is None else Interval(*map(turn, block.interval))
+    return Block(*(turn(part) for part in block[:5]), interval)
+
+
+def _tested(used: Measured, parts: list[Block], *, exact: bool) -> list[Block]:
+    """The blocks with max-T p-values over all their cells and one critical value."""
+
+    def joined(name: str) -> np.ndarray:
+        arrays = [getattr(part, name) for part in parts]
+        flat = [a.reshape(*a.shape[:-2], -1) for a in arrays]
+        return np.concatenate(flat, axis=-1)
+
+    sign = used.sign
+    observed, permuted = sign * joined("value"), sign * joined("permuted")
+    mean, sd = sign * joined("null_mean"), joined("null_sd")
+    given = (mean, sd) if exact else ()
+    p = np.split(max_t(observed, permuted, *given), len(parts))
+    critical = critical_z((permuted - mean) / sd)
+    shape = parts[0].value.shape
+    return [
+        part._replace(p=one.reshape(shape), critical=critical)
+        for part, one in zip(parts, p, strict=True)
+    ]
+
+
+def critical_z(z: np.ndarray, alpha: float = ALPHA) -> float:
+    """The value that the largest z of a family passes with probability alpha at most.
+
+    z: [p, m] of permuted pairings, larger more alike. The ceil((1 - alpha)(1 + p))-th smallest of
+    the p maxima, so that (1 + b) / (1 + p) <= alpha beyond it; infinite where p is too small.
+    Source: Westfall and Young 1993, sec. 2.5 (single-step max-T).
+    """
+    largest = np.sort(z.max(axis=1))
+    # The rounding guards (1 - 0.05) * 200 against 190.00000000000003.
+    rank = math.ceil(round((1 - alpha) * (1 + len(largest)), 9))
+    return float(largest[rank - 1]) if rank <= len(largest) else math.inf
+
+
+def detectable_difference(se: float, df: int, alpha: float = ALPHA, power: float = POWER) -> float:
+    """Smallest true difference that a two-sided t test finds with this power.
+
+    (t(1 - alpha / 2, df) + t(power, df)) se. Source: Cohen 1988, sec. 2.4.
+    """
+    return (student_quantile(1 - alpha / 2, df) + student_quantile(power, df)) * se
 
 
 def comparison_at(
-    block: Block, at: tuple[int, int], name: str, setting: Setting, k: int | None, how: str
+    block: Block,
+    at: tuple[int, int],
+    used: Measured,
+    setting: Setting,
+    how: str,
+    *,
+    names: tuple[str, str] = ("", ""),
 ) -> Comparison:
-    """One pair of a block as a record."""
+    """One pair of a block as a record; names of the two layers, for measures with a direction."""
     value = float(block.value[at])
     mean, sd, p = (_number(part, at) for part in (block.null_mean, block.null_sd, block.p))
-    z = (value - mean) / sd if mean is not None and sd else None
-    low, high = _bounds(block.interval, at)
-    count = 0 if p is None else setting.n_permutations
+    z = used.sign * (value - mean) / sd if mean is not None and sd else None
+    tau = None
+    critical = block.critical
+    if mean is not None and sd is not None and critical is not None and math.isfinite(critical):
+        tau = mean + used.sign * critical * sd
+    low, high, se = _bounds(block.interval, at)
+    back = block.reverse
     return Comparison(
-        name, value, mean, sd, z, p, low, high, setting.n, k, count, setting.seed, how
+        measure=used.name,
+        value=value,
+        null_mean=mean,
+        null_sd=sd,
+        z=z,
+        p=p,
+        low=low,
+        high=high,
+        n=setting.n,
+        k=used.k,
+        n_permutations=0 if p is None else setting.n_permutations,
+        seed=setting.seed,
+        preprocessing=how,
+        distance=used.spec.distance,
+        tau=tau,
+        corrected=share(value, mean, used.spec.equal),
+        calibrated=share(value, tau, used.spec.equal),
+        se=se,
+        detectable=_detectable(mean, tau, se, setting.n_folds),
+        direction="" if used.spec.symmetric else f"{names[0]} -> {names[1]}",
+        reverse=None if back is None else float(back.value[at]),
     )
+
+
+def share(value: float, bottom: float | None, top: float | None) -> float | None:
+    """(value - bottom) / (top - bottom), for either sign; None where an end is missing or equal."""
+    if bottom is None or top is None or bottom == top:
+        return None
+    return (value - bottom) / (top - bottom)
+
+
+def _detectable(mean: float | None, tau: float | None, se: float | None, f: int) -> float | None:
+    """As far off as the critical value, and power's quantile of the value's error beyond it."""
+    if mean is None or tau is None or se is None:
+        return None
+    return abs(tau - mean) + student_quantile(POWER, f - 1) * se
 
 
 def _number(part: np.ndarray | None, at: tuple[int, int]) -> float | None:
     return None if part is None else float(part[at])
 
 
-def _bounds(interval: Interval | None, at: tuple[int, int]) -> tuple[float | None, float | None]:
-    return (None, None) if interval is None else (float(interval.low[at]), float(interval.high[at]))
-
-
-def block_cells(
-    block: Block,
-    twin: Block | None,
-    places: tuple[Sequence[int], Sequence[int]],
-    record: Any,
-) -> Iterator[Cell]:
-    """Cells of a block, i < j only; record(at, i, j) gives each one's Comparison."""
-    other, change, interval = None, None, None
-    if twin is not None:
-        other, change = twin.value, block.value - twin.value
-        if block.folds is not None and twin.folds is not None:
-            interval = jackknife(change, block.folds - twin.folds)
-    for a, i in enumerate(places[0]):
-        for b, j in enumerate(places[1]):
-            if i >= j:
-                continue
-            at = (a, b)
-            folds = () if block.folds is None else tuple(block.folds[:, a, b].tolist())
-            beside = (_number(other, at), _number(change, at), *_bounds(interval, at))
-            yield Cell(i, j, record(at, i, j), *beside, folds)
+def _bounds(interval: Interval | None, at: tuple[int, int]) -> tuple[float | None, ...]:
+    return (None,) * 3 if interval is None else tuple(float(part[at]) for part in interval)
 
 
 def block_family(
-    block: Block, pair: tuple[str, str], places: tuple[Sequence[int], Sequence[int]], name: str
+    block: Block,
+    pair: tuple[str, str],
+    places: tuple[Sequence[int], Sequence[int]],
+    used: Measured,
 ) -> Family:
     """The hypothesis that no pairing of the layers of two models is aligned; p before Holm."""
-    assert block.p is not None
-    assert block.null_mean is not None
-    assert block.null_sd is not None
-    z = (block.value - block.null_mean) / block.null_sd
-    a, b = np.unravel_index(np.lexsort((-z.ravel(), block.p.ravel()))[0], z.shape)
-    p = float(block.p[a, b])
-    return Family(*pair, name, z.size, (places[0][a], places[1][b]), p, p)
+    ways = [block] if block.reverse is None else [block, block.reverse]
+    # The stronger of the two directions stands for a cell.
+    z = np.max([used.sign * (one.value - one.null_mean) / one.null_sd for one in ways], axis=0)
+    p = np.min([one.p for one in ways if one.p is not None], axis=0)
+    a, b = np.unravel_index(np.lexsort((-z.ravel(), p.ravel()))[0], z.shape)
+    best = (places[0][a], places[1][b])
+    lowest = float(p[a, b])
+    n_cells = z.size * len(ways)
+    return Family(*pair, used.name, n_cells, best, lowest, lowest, block.critical)

@@ -78,7 +78,45 @@ def pair_by_seed(one: Representation, like: Representation) -> Representation:
     }
     how = f"{one.preprocessing}, paired by seed with {sample_set([like])}"
     ids = take(one.ids, like.ids)
-    return dataclasses.replace(one, ids=ids, images=(), maker="", preprocessing=how, **labels)
+    more = {"images": (), "maker": "", "noise": (), "preprocessing": how}
+    return dataclasses.replace(one, ids=ids, **more, **labels)
+
+
+def pair_by_noise(one: Representation, like: Representation) -> Representation:
+    """Give each row the id of the image that `like` was shown under the same noise.
+
+    With noise shared and images permuted, rows that then pair have the noise in common and not the
+    image: what is compared is how much two networks agree on noise.
+    Raises InputError where a row's noise has no partner, or an image meets itself more often than
+    chance lets it.
+    """
+    if not one.noise or not like.noise:
+        bare = one if not one.noise else like
+        raise InputError(
+            f"{bare.name} was shown no noise: shared_noise= takes encodings of diffusion models"
+        )
+    place = {noise: i for i, noise in enumerate(like.noise)}
+    found = [place.get(noise) for noise in one.noise]
+    if lost := sum(at is None for at in found):
+        raise InputError(
+            f"{lost} of {len(found)} noise draws of {one.name} are not among those of {like.name}: "
+            'capture both with Encoding(noise="permuted") and the same seed, draws and images'
+        )
+    rows = [at for at in found if at is not None]
+    ids = tuple(like.ids[at] for at in rows)
+    same = sum(a == b for a, b in zip(ids, one.ids, strict=True))
+    # A random permutation keeps one image on average, and more than ten with probability 1e-8.
+    if one.name != like.name and same > 10:
+        raise InputError(
+            f"{same} images of {one.name} were shown under the same noise as in {like.name}: that "
+            'compares images too; capture both with Encoding(noise="permuted")'
+        )
+    labels = {
+        what: tuple(getattr(like, what)[at] for at in rows) if getattr(like, what) else ()
+        for what in ("clusters", "strata")
+    }
+    how = f"{one.preprocessing}, paired by noise with {like.model}"
+    return dataclasses.replace(one, ids=ids, images=(), preprocessing=how, **labels)
 
 
 def pair_all_by_seed(
@@ -154,6 +192,6 @@ def _take(one: Representation, wanted: Sequence[str]) -> Representation:
     rows = [place[name] for name in wanted]
     labels = {
         what: tuple(getattr(one, what)[r] for r in rows) if getattr(one, what) else ()
-        for what in ("clusters", "strata", "images")
+        for what in ("clusters", "strata", "images", "noise")
     }
     return dataclasses.replace(one, x=one.x[torch.tensor(rows)], ids=tuple(wanted), **labels)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from interp.errors import InputError
@@ -38,6 +38,8 @@ class Representation:
         images: [n] size and hash of each image's pixels ("" where unknown); empty: unknown.
         maker: source of the images where all have one: for samples, the model that made them.
         preprocessing: what was done to the rows.
+        leaks: what the model shares with others by its making, as on its card.
+        noise: [n] the noise that each image was shown under, all draws; empty: none.
     """
 
     model: str
@@ -54,6 +56,8 @@ class Representation:
     preprocessing: str = "as given"
     images: tuple[str, ...] = ()
     maker: str = ""
+    leaks: tuple[str, ...] = ()
+    noise: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -71,6 +75,7 @@ class Representation:
             ("clusters", self.clusters),
             ("strata", self.strata),
             ("image hashes", self.images),
+            ("noise draws", self.noise),
         ):
             if labels and len(labels) != n:
                 raise InputError(f"{self.name} has {len(labels)} {what} for {n} image ids")
@@ -90,6 +95,7 @@ class Generations(NamedTuple):
     """What the generations table of a store says of its images."""
 
     image: np.ndarray  # [g] which image each generation shows
+    first: np.ndarray  # [n] a generation that shows each image
     known: np.ndarray  # [g] generation numbers, sorted
     ids: tuple[str, ...]
     clusters: tuple[str, ...]
@@ -97,6 +103,7 @@ class Generations(NamedTuple):
     draws: int
     images: tuple[str, ...]
     maker: str
+    noise: tuple[str, ...]
 
     @property
     def labels(self) -> dict[str, Any]:
@@ -176,6 +183,7 @@ def read_generations(store: ActivationStore, strata: str) -> Generations:
     groups = table[strata][first].astype(str) if strata else np.full(len(ids), "")
     return Generations(
         image,
+        first,
         table["generation"],
         tuple(ids.tolist()),
         tuple(clusters),
@@ -183,7 +191,33 @@ def read_generations(store: ActivationStore, strata: str) -> Generations:
         int(table["draw"].max()) + 1,
         tuple(table["image_hash"][first].astype(str).tolist()),
         makers.pop() if len(makers) == 1 else "",
+        _noise(store, image, len(ids)),
     )
+
+
+def _noise(store: ActivationStore, image: np.ndarray, n: int) -> tuple[str, ...]:
+    """The seeds of each image's noise draws, in order of draws; empty where it was shown none."""
+    table = store.generations
+    if store.recipe.get("kind") != "encoding" or bool((table["seed"] < 0).any()):
+        return ()
+    seeds: list[list[str]] = [[] for _ in range(n)]
+    for g in np.lexsort((table["draw"], image)):
+        seeds[image[g]].append(str(table["seed"][g]))
+    return tuple(map(" ".join, seeds))
+
+
+def known_leaks(store: ActivationStore) -> tuple[str, ...]:
+    """What a captured model shares with others by its making: its card's leaks, and itself.
+
+    An untrained one shares nothing.
+    """
+    model = store.model
+    if model.get("untrained"):
+        return ()
+    spec = str(model.get("spec", ""))
+    # An object passed by hand has a class for a name: two of them are not one network.
+    own = (f"network: {spec}",) if spec and not spec.startswith("object:") else ()
+    return tuple(dict.fromkeys((*map(str, model.get("leaks", ())), *own)))
 
 
 def _load_point(store, point, table, model, calls, pooling, half) -> list[Representation]:
@@ -221,6 +255,8 @@ def _load_point(store, point, table, model, calls, pooling, half) -> list[Repres
                 log_snr=_number(coords["log_snr"][row]),
                 depth=store.points[point].depth,
                 preprocessing=describe_pooling(pooling, table.draws),
+                leaks=known_leaks(store),
+                noise=table.noise,
             )
         )
     return out
@@ -287,10 +323,10 @@ def pixel_representation(
     each one's mean over images removed.
     Raises StoreError when the store has no images.
     """
-    table = read_generations(store, strata)
-    first = np.unique(table.image, return_index=True)[1]
-    images = store.images(table.known[first]).permute(0, 3, 1, 2).float() / 255
-    x = torch.nn.functional.interpolate(images, size=(PIXEL_GRID, PIXEL_GRID), mode="area")
+    images, labels = store_images(store, strata)
+    x = torch.nn.functional.interpolate(
+        images.float() / 255, size=(PIXEL_GRID, PIXEL_GRID), mode="area"
+    )
     how = f"RGB pixels averaged to {PIXEL_GRID} x {PIXEL_GRID}"
     if pooling == "tokens":
         rows, columns = TOKEN_GRID
@@ -299,5 +335,16 @@ def pixel_representation(
         x = x - x.mean(0)
     else:
         x = x.flatten(1)
-    more: dict[str, Any] = {**table.labels, "reference": True, "preprocessing": how}
+    more: dict[str, Any] = {**labels, "reference": True, "preprocessing": how}
     return Representation("pixels", "rgb", x, **more)
+
+
+def store_images(
+    store: ActivationStore, strata: str
+) -> tuple[UInt8[Tensor, "n 3 h w"], dict[str, Any]]:
+    """Each image of a store once, and the labels of a Representation of them.
+
+    Raises StoreError when the store has no images.
+    """
+    table = read_generations(store, strata)
+    return store.images(table.known[table.first]).permute(0, 3, 1, 2), table.labels
