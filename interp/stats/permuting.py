@@ -1,6 +1,7 @@
 """Permutations of rows: free, within strata, of whole clusters; their p-values."""
 
 import hashlib
+import math
 from collections.abc import Hashable, Sequence
 from typing import Any
 
@@ -49,6 +50,27 @@ def permutations(
         for group, alone in zip(groups, single, strict=True):
             _shuffle(group, alone, order, rng)
     return out
+
+
+def count_permutations(
+    n: int,
+    *,
+    strata: Sequence[Hashable] | None = None,
+    clusters: Sequence[Hashable] | None = None,
+) -> float:
+    """Distinct reorderings among which `permutations` draws; infinite above 1e300.
+
+    Product over groups of exchangeable clusters of (clusters in the group)! and, for each of them,
+    (its rows in each stratum)!. Arguments and errors as for `permutations`.
+    """
+    stratum = label_codes(strata, n, "strata")
+    cluster = np.arange(n) if clusters is None else label_codes(clusters, n, "clusters")
+    log = 0.0
+    for group in _exchangeable(stratum, cluster):
+        inside = sum(math.lgamma(len(rows) + 1) for one in group for rows in one)
+        log += math.lgamma(len(group) + 1) + inside
+    # Beyond what a float64 holds.
+    return math.inf if log > 690 else float(round(math.exp(log)))
 
 
 def label_codes(labels: Sequence[Hashable] | None, n: int, name: str) -> np.ndarray:

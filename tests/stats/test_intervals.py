@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from interp.errors import InputError
-from interp.stats import bootstrap, jackknife, make_folds, student_quantile
+from interp.stats import bootstrap, jackknife, make_folds, student_quantile, subsample
 
 
 def rng(seed: int = 0) -> np.random.Generator:
@@ -67,3 +67,33 @@ def test_the_bootstrap_draws_whole_clusters() -> None:
     assert interval.low < x.mean() < interval.high
     with pytest.raises(InputError, match="at least two clusters"):
         bootstrap(lambda rows: 0.0, ["a", "a"], measure="mean")
+
+
+def test_the_subsampling_interval_of_a_mean_is_its_own() -> None:
+    x = rng().normal(size=200)
+    # Half of a cluster of two equal rows is never kept.
+    interval = subsample(lambda rows: x[rows // 2].mean(), np.repeat(range(200), 2).tolist())
+    se = x.std(ddof=1) / math.sqrt(200)
+    assert interval.se == pytest.approx(se, rel=0.15)
+    assert (interval.high - interval.low) / 2 == pytest.approx(1.96 * se, rel=0.2)
+    assert interval.low < x.mean() < interval.high
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
+def test_the_subsampling_width_does_not_depend_on_the_share(share: float) -> None:
+    x = rng().normal(size=(100, 2))
+    interval = subsample(lambda rows: x[rows].mean(0), range(100), share=share, n_resamples=600)
+    assert interval.se == pytest.approx(x.std(0, ddof=1) / 10, rel=0.15)
+
+
+def test_subsampling_is_refused_where_too_few_neighbors_are_left() -> None:
+    with pytest.raises(InputError, match=r"k b / n = 3\.5 of them .* b = 50 rows.*use k >= 8"):
+        subsample(lambda rows: 0.0, range(100), k=7)
+    assert subsample(lambda rows: float(rows[0] * 0 + 1), range(100), k=8).low == 1
+
+
+def test_no_subsampling_of_a_maximum_or_of_too_few_clusters() -> None:
+    with pytest.raises(InputError, match=r"no subsampling interval for a maximum: .* not smooth"):
+        subsample(lambda rows: 0.0, range(100), measure="maximum")
+    with pytest.raises(InputError, match="at least two are kept and two left out"):
+        subsample(lambda rows: 0.0, list("aabbcc"))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from interp.errors import InputError
-from interp.stats import permutation_p, permutations, relative
+from interp.stats import count_permutations, permutation_p, permutations, relative
 
 
 def test_permutations_reorder_every_row_once() -> None:
@@ -71,3 +71,30 @@ def test_p_counts_ties_against_us_and_is_never_zero() -> None:
     permuted = np.array([[0.1, 0.5], [0.9, 0.5], [0.3, 0.5]])
     assert permutation_p(np.array([0.95, 0.5]), permuted).tolist() == [0.25, 1.0]
     assert permutation_p(np.array([0.9, 0.6]), permuted).tolist() == [0.5, 0.25]
+
+
+def test_claims_beyond_category_move_rows_within_source_and_category() -> None:
+    source, category = list("aaaaaabbbbbb"), list("xxxyyyxxxyyy")
+    both = list(zip(source, category, strict=True))
+    for order in permutations(12, 20, strata=both):
+        assert [both[i] for i in order] == both
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        ({}, 24),
+        ({"strata": list("aabb")}, 4),
+        # Two pairs change places, and rows inside each.
+        ({"clusters": list("aabb")}, 8),
+        ({"clusters": list("aabb"), "strata": list("xyxy")}, 2),
+        ({"clusters": list("abbb")}, 6),
+    ],
+)
+def test_reorderings_are_counted_and_every_one_is_drawn(labels, expected: int) -> None:
+    assert count_permutations(4, **labels) == expected
+    assert len(np.unique(permutations(4, 400, **labels), axis=0)) == expected
+
+
+def test_reorderings_of_many_rows_are_past_counting() -> None:
+    assert count_permutations(1000) == float("inf")
