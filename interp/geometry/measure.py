@@ -47,6 +47,8 @@ class Measure(NamedTuple):
     equal: float | None = 1.0
     # Fewest columns for which it is defined; less is refused.
     min_width: int = 1
+    # True where rows are fitted and tested apart: prepare takes split=[n], the part of each row.
+    splits: bool = False
 
 
 def plain(function: Callable[..., float], **fields: Any) -> Measure:

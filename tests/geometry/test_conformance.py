@@ -38,13 +38,15 @@ def related(x: torch.Tensor, seed: int = 1) -> torch.Tensor:
 
 def prepare(name: str, x: torch.Tensor, k: float = 0.1, label: str = "x", **more):
     measure = MEASURES[name]
-    more = {"n_neighbors": k, **more} if measure.uses_neighbors else {}
+    more = {"n_neighbors": k, **more} if measure.uses_neighbors else more
     return measure.prepare(x, label, **more)
 
 
-def value(name: str, x: torch.Tensor, y: torch.Tensor, k: float = 0.1, label: str = "x") -> float:
-    measure = MEASURES[name]
-    return float(measure.values([prepare(name, x, k)], [prepare(name, y, k, label)])[0, 0])
+def value(
+    name: str, x: torch.Tensor, y: torch.Tensor, k: float = 0.1, label: str = "x", **more
+) -> float:
+    layers = prepare(name, x, k, **more), prepare(name, y, k, label, **more)
+    return float(MEASURES[name].values(*([one] for one in layers))[0, 0])
 
 
 def too_narrow(name: str, kind: str) -> bool:
@@ -55,6 +57,13 @@ def too_narrow(name: str, kind: str) -> bool:
     with pytest.raises(InputError, match=rf"d = {x.shape[1]} .*d >= {least}"):
         prepare(name, x)
     return True
+
+
+def parts_of(name: str, kept: torch.Tensor) -> dict:
+    """The split of the rows that are left, where a measure splits them."""
+    if not MEASURES[name].splits:
+        return {}
+    return {"split": prepare(name, draw(len(kept), 2)).split[kept.numpy()]}
 
 
 def declared(name: str) -> tuple[frozenset[str], frozenset[str]]:
@@ -174,7 +183,7 @@ def test_leaving_a_fold_out_equals_recomputing_without_it(name: str, kind: str) 
     )
     for f, (i, p), (j, q) in itertools.product(range(5), enumerate(first), enumerate(second)):
         kept = torch.as_tensor(folds != f)
-        slow = value(name, p[kept], q[kept], k / int(kept.sum()))
+        slow = value(name, p[kept], q[kept], k / int(kept.sum()), **parts_of(name, kept))
         assert float(fast[f, i, j]) == pytest.approx(slow, abs=1e-7)
 
 
