@@ -4,11 +4,16 @@ Each stands, with its definition and invariances, at the end of the file that co
 """
 
 from interp.errors import InputError
-from interp.geometry import cka, neighbors, rsa, shapes
+from interp.geometry import canonical, cka, gulp, neighbors, pwcca, regression, rsa, shapes, svcca
 from interp.geometry.measure import Measure
 
 MEASURES: dict[str, Measure] = {
     **cka.MEASURES,
+    **canonical.MEASURES,
+    **gulp.MEASURES,
+    **pwcca.MEASURES,
+    **regression.MEASURES,
+    **svcca.MEASURES,
     **neighbors.MEASURES,
     **rsa.MEASURES,
     **shapes.MEASURES,
