@@ -35,6 +35,7 @@ from torch import Tensor
 from interp.errors import InputError
 from interp.geometry.features import as_rows, center, same_rows
 from interp.geometry.measure import Measure
+from interp.geometry.moments import pairing_moments, share_sums
 
 # Huh et al. (2024) use k = 10 of n = 1024.
 FRACTION = 0.01
@@ -328,29 +329,17 @@ def knn_moments(
     """Exact mean k / (n - 1) and sd over all n! pairings, from each graph's degrees."""
     n, k = same_rows(xs[0].ids, ys[0].ids), xs[0].k
     sums_x, sums_y = (torch.stack([_edge_sums(p) for p in layers]) for layers in (xs, ys))
-    ordered = torch.tensor([n * (n - 1), n * (n - 1) * (n - 2), n * (n - 1) * (n - 2) * (n - 3)])
-    counts = ordered.double()[[0, 0, 1, 1, 1, 1, 2]]
-    second = (sums_x / counts) @ sums_y.T
-    mean = torch.full_like(second, k / (n - 1))
-    variance = second / (n * k) ** 2 - mean.square()
-    return mean, variance.clamp(min=0).sqrt()
+    mean, sd = pairing_moments(sums_x, sums_y, n)
+    return mean / (n * k), sd / (n * k)
 
 
-def _edge_sums(layer: KNNLayer) -> Float[Tensor, "7"]:
-    """Sums of A_ij A_kl over the seven ways in which two ordered pairs can share indices."""
+def _edge_sums(layer: KNNLayer) -> Float[Tensor, "8"]:
     n, k = layer.ids.shape[0], layer.k
     ids = layer.ids[:, :k].long()
     incoming = torch.bincount(ids.flatten(), minlength=n).double()
     rows = torch.arange(n)[:, None]
-    edges = n * k
     mutual = float(torch.isin((rows * n + ids).flatten(), (ids * n + rows).flatten()).sum())
-    same_row = float(n * k * k - edges)
-    same_column = float(incoming.square().sum()) - edges
-    chain = k * edges - mutual
-    apart = float(edges) ** 2 - edges - mutual - same_row - same_column - 2 * chain
-    return torch.tensor(
-        [edges, mutual, same_row, same_column, chain, chain, apart], dtype=torch.float64
-    )
+    return share_sums(torch.full_like(incoming, k), incoming, n * k, mutual)
 
 
 MEASURES: dict[str, Measure] = {
