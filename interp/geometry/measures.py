@@ -4,7 +4,18 @@ Each stands, with its definition and invariances, at the end of the file that co
 """
 
 from interp.errors import InputError
-from interp.geometry import canonical, cka, gulp, neighbors, pwcca, regression, rsa, shapes, svcca
+from interp.geometry import (
+    canonical,
+    cka,
+    distance_correlation,
+    gulp,
+    neighbors,
+    pwcca,
+    regression,
+    rsa,
+    shapes,
+    svcca,
+)
 from interp.geometry.measure import Measure
 
 MEASURES: dict[str, Measure] = {
@@ -16,6 +27,7 @@ MEASURES: dict[str, Measure] = {
     **svcca.MEASURES,
     **neighbors.MEASURES,
     **rsa.MEASURES,
+    **distance_correlation.MEASURES,
     **shapes.MEASURES,
 }
 
