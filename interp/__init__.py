@@ -36,6 +36,7 @@ _HOME = {
     "open_store": "interp.store",
     "reading": "interp.models",
     "stream": "interp.harvest",
+    "study": "interp.studies",
     "substitute": "interp.interventions.substitute",
     "train": "interp.sae.train",
 }
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from interp.sae.evaluate import evaluate
     from interp.sae.train import TrainConfig, train
     from interp.store import ActivationStore, open_store
+    from interp.studies import study
 
 __all__ = [
     "SAE",
@@ -82,6 +84,7 @@ __all__ = [
     "open_store",
     "reading",
     "stream",
+    "study",
     "substitute",
     "train",
 ]

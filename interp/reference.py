@@ -19,6 +19,8 @@ from typing import Any
 # Every module whose `__all__` may be used from outside.
 MODULES = (
     "interp",
+    "interp.studies",
+    "interp.alignment",
     "interp.assets",
     "interp.zoo",
     "interp.geometry",

@@ -62,6 +62,18 @@ MAY_IMPORT: dict[str, set[str]] = {
         "interp.sae",
         "interp.features",
     },
+    # One call: captures what has to be captured, compares, reads and writes.
+    "interp.studies": {
+        "interp.models",
+        "interp.loading",
+        "interp.zoo",
+        "interp.store",
+        "interp.harvest",
+        "interp.geometry",
+        "interp.stats",
+        "interp.alignment",
+        "interp.dashboards",
+    },
     # Figures from data, never from models.
     "interp.dashboards": {"interp.store", "interp.features", "interp.alignment", "interp.sae"},
 }
@@ -79,7 +91,9 @@ OUTSIDE: dict[str, set[str]] = {
 }
 PUBLIC = (
     "interp",
+    "interp.alignment",
     "interp.assets",
+    "interp.studies",
     "interp.zoo",
     "interp.geometry",
     "interp.stats",

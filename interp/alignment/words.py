@@ -1,0 +1,63 @@
+"""Sentences of every reading of a comparison: what a reference level is, what no p shows."""
+
+from collections.abc import Iterator, Sequence
+
+# First words of a level's name -> what it is, and what being above it says.
+LEVELS = {
+    "untrained": (
+        "the same architectures with fresh weights, on the same images. Being above says that "
+        "training, not wiring, width or pooling, made the likeness"
+    ),
+    "spectrum": (
+        "Gaussian features with the variances of the layer along its own directions, drawn without "
+        "looking at the images. Being above says that the spectrum alone does not make the value; "
+        "it says nothing of what is shared"
+    ),
+    "shared noise": (
+        "two networks that are shown the same noise and different images. Being above says that "
+        "the likeness is of the images, not of the noise"
+    ),
+    "pixels": (
+        "the images themselves, averaged to few pixels, in place of a layer. Being above says that "
+        "the two layers are more alike than one of them is like a small picture"
+    ),
+    "colors": (
+        "the color histogram of each image in place of a layer. Being above says that there is "
+        "more in common than color"
+    ),
+    "words": (
+        "counts of the words of each caption in place of a layer. Being above says that there is "
+        "more in common than the vocabulary of the captions"
+    ),
+    "caption": (
+        "the length of each caption in place of a layer. Being above says that there is more in "
+        "common than how much was written"
+    ),
+    "random": (
+        "convolutions with random weights in place of a layer. Being above says that there is "
+        "more in common than local texture"
+    ),
+    "vae": (
+        "the latents of an autoencoder in place of a layer. Being above says that there is more "
+        "in common than a code of the pixels"
+    ),
+}
+OTHER = "yours, in place of a layer"
+
+GENERAL = (
+    "p says that some pairing exists, never how much: with enough images every pair of models "
+    "that see anything in them is significant. Read the differences.",
+    "No number here says that two models compute the same thing, use it, or would agree on other "
+    "images. They say that images which are close (or vary) in one are close (or vary) in the "
+    "other.",
+    "Intervals are over images like these. Networks, training seeds and data sets are fixed: "
+    "another seed may give another value.",
+    "An undecided difference is not a zero: beside it stands what would have been seen.",
+)
+
+
+def level_words(names: Sequence[str]) -> Iterator[str]:
+    """One line for each reference level: what it is, and what being above it says."""
+    for name in names:
+        start = next((key for key in LEVELS if name.startswith(key)), None)
+        yield f"- {name}: {LEVELS[start] if start else OTHER}."

@@ -1,0 +1,220 @@
+"""study(): capture what has to be captured, compare everything, score, read."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from interp.alignment import Alignment, Representation, compare_layers
+from interp.alignment.pairing import pair_up
+from interp.alignment.recipes import RecipeScore, score_models
+from interp.alignment.sources import SPECTRUM, Several, load_levels
+from interp.errors import InputError, InterpError
+from interp.geometry import get_measure
+from interp.stats import needed_permutations
+from interp.studies.options import Judging, Showing, split_options
+from interp.studies.record import Study
+from interp.studies.sides import Finding, Labels, Side, find_side, name_models
+
+# A p of 0.002 at best; the number that Holm needs grows with pairs and measures.
+PERMUTATIONS = 500
+# What a language model is compared beside: how many words, and which.
+TEXT_LEVELS = ("words", "caption length")
+
+
+def study(
+    models: Mapping[str, Any] | Sequence[Any],
+    *,
+    twins: Mapping[str, Any] | None = None,
+    references: Mapping[str, Any] | None = None,
+    points: Sequence[str] | Mapping[str, Sequence[str]] = (),
+    ids: Sequence[str] | Mapping[str, Sequence[str]] = (),
+    clusters: Sequence[Any] = (),
+    strata: str | Sequence[Any] = "source",
+    showing: Showing | None = None,
+    judging: Judging | None = None,
+    out: str | Path | None = None,
+    made_by: str = "",
+    progress: Callable[[str], None] | None = None,
+    **options: Any,
+) -> Study:
+    """Compare models, stores or feature matrices: table, reference levels, tests, reading.
+
+    `print(interp.study([x, y]))` answers for two matrices; `interp.study(["zoo:vit", "zoo:ddpm"],
+    images="glyphs/heldout", limit=256, out="comparison")` captures the models and their untrained
+    twins on the way, keeps the stores, and writes page, figures, table and reading.
+
+    Args:
+        models: label -> model, or models, of which each is a spec ("zoo:vit", "diffusers:...",
+            "transformers:...", "lens:..."), a loaded model, a store or its folder, (store, points,
+            calls), a .npy, .npz or .safetensors file, an array [n, d] or [n, positions, d], several
+            arrays (layers), or Representations.
+        twins: label -> an untrained twin given in the same ways, or a list of several; those of
+            specs are made (`untrained`).
+        references: label -> an array or file with features of your own that stand for a layer, such
+            as pixels or the latents of an autoencoder.
+        points: names or patterns of points, for all models or by label; none: ends of blocks of
+            specs, all points of stores.
+        ids: names of the rows of matrices, for all or by label; none: row i is image i in each.
+        clusters: near-duplicate group of each row of the (first) matrix.
+        strata: column of the stores within which images are permuted ("" for none), or the group of
+            each row of the (first) matrix.
+        showing: what specs are shown; judging: what is measured, and how.
+        out: folder to write to (`Study.save`); None: nothing is written but stores.
+        made_by: command or call, for the record.
+        progress: called with a line of text per step.
+        **options: fields of `Showing` and `Judging` by name.
+
+    Returns:
+        The comparison, with `reading`, `verdicts`, `figure()`, `table()` and `save(folder)`.
+
+    Raises:
+        InterpError: models that cannot be loaded, images or rows that do not pair, too few images,
+            folds or permutations, unknown options. Stores that are finished are kept.
+    """
+    showing, judging = split_options(options, showing, judging)
+    for name in judging.measures:
+        get_measure(name)
+    say = progress or (lambda line: None)
+    named = name_models(models)
+    column, groups = (strata, ()) if isinstance(strata, str) else ("", _texts(strata))
+    labels = Labels(_by_label(ids, named), _texts(clusters), groups)
+    by_label = points if isinstance(points, Mapping) else {"": tuple(points)}
+    folder = Path(showing.activations or (Path(out or ".") / "activations"))
+    how = Finding(showing, judging, labels, by_label, column, folder, say)
+    _check_labels(by_label, named)
+    sides = [find_side(label, given, how) for label, given in named.items()]
+    sides = _with_twins(sides, twins or {}, how)
+    levels = _levels(sides, references or {}, how)
+    result = _judge(_prepared(sides, judging), levels, judging, say)
+    unit = "image" if any(side.store is not None for side in sides) else "row"
+    result = dataclasses.replace(result, made_by=made_by, unit=unit)
+    if out is not None:
+        result.save(out)
+    return result
+
+
+def _texts(labels: Sequence[Any]) -> tuple[str, ...]:
+    values = labels.tolist() if hasattr(labels, "tolist") else labels  # pyright: ignore
+    return tuple(map(str, values))
+
+
+def _by_label(ids: Any, named: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    if isinstance(ids, Mapping):
+        _check_labels(ids, named)
+        return {str(label): _texts(some) for label, some in ids.items()}
+    return dict.fromkeys(named, _texts(ids)) if len(ids) else {}
+
+
+def _check_labels(given: Mapping[str, Any], named: Mapping[str, Any]) -> None:
+    if odd := sorted(set(given) - set(named) - {""}):
+        raise InputError(f"{odd[0]!r} is not among the models {', '.join(named)}")
+
+
+def _with_twins(sides: list[Side], twins: Mapping[str, Any], how: Finding) -> list[Side]:
+    _check_labels(twins, {side.label: side for side in sides})
+    out = []
+    for side in sides:
+        given = twins.get(side.label)
+        several = given if isinstance(given, list) else [] if given is None else [given]
+        found = [find_side(side.label, one, how).layers for one in several]
+        out.append(dataclasses.replace(side, twins=[*side.twins, *found]))
+    return out
+
+
+def _levels(
+    sides: Sequence[Side], references: Mapping[str, Any], how: Finding
+) -> list[str | Representation]:
+    """Reference levels as Representations, "spectrum" by its name."""
+    wanted, stores = how.judging.levels, [side.store for side in sides if side.store is not None]
+    if wanted is None:
+        wanted = ("pixels", "colors") if stores else (SPECTRUM,)
+        wanted += TEXT_LEVELS if any(side.reads_text for side in sides) else ()
+    options = {"pooling": how.judging.pooling, "strata": how.column}
+    source: dict[str, Any] = {"": stores[0]} if stores else {}
+    found: list[str | Representation] = [*load_levels(source, False, wanted, options)]
+    for label, given in references.items():
+        for one in find_side(label, given, how).layers:
+            found.append(dataclasses.replace(one, reference=True))
+    prepared = [one if isinstance(one, str) else _prepare(one, how.judging) for one in found]
+    return [*prepared, *([SPECTRUM] if SPECTRUM in wanted else [])]
+
+
+def _prepared(sides: Sequence[Side], judging: Judging) -> list[Side]:
+    return [
+        dataclasses.replace(
+            side,
+            layers=[_prepare(one, judging) for one in side.layers],
+            twins=[[_prepare(one, judging) for one in some] for some in side.twins],
+        )
+        for side in sides
+    ]
+
+
+def _prepare(one: Representation, judging: Judging) -> Representation:
+    steps = judging.preprocessing
+    if not str(steps):
+        return one
+    how = f"{one.preprocessing}, {steps}"
+    return dataclasses.replace(one, x=steps.apply(one.x, one.name), preprocessing=how)
+
+
+def _judge(
+    sides: Sequence[Side],
+    levels: Sequence[str | Representation],
+    judging: Judging,
+    say: Callable[[str], None],
+) -> Study:
+    n_pairs = len(sides) * (len(sides) - 1) // 2
+    permutations = judging.n_permutations
+    if permutations is None:
+        permutations = max(PERMUTATIONS, needed_permutations(n_pairs * len(judging.measures)))
+    alignment = _compare(sides, levels, judging, permutations, say)
+    scores, problems = _score(sides, judging, permutations, say)
+    return Study(alignment, scores=tuple(scores), problems=tuple(problems))
+
+
+def _compare(
+    sides: Sequence[Side],
+    levels: Sequence[str | Representation],
+    judging: Judging,
+    permutations: int,
+    say: Callable[[str], None],
+) -> Alignment:
+    twins: dict[str, Several] = {side.label: list(side.twins) for side in sides if side.twins}
+    return compare_layers(
+        {side.label: side.layers for side in sides},
+        twins=twins,
+        pixels=False,
+        levels=levels,
+        measures=judging.measures,
+        pooling=judging.pooling,
+        n_permutations=permutations,
+        n_folds=judging.n_folds,
+        n_neighbors=judging.n_neighbors,
+        seed=judging.seed,
+        progress=say,
+    )
+
+
+def _score(
+    sides: Sequence[Side],
+    judging: Judging,
+    permutations: int,
+    say: Callable[[str], None],
+) -> tuple[list[RecipeScore], list[str]]:
+    """Published scores; what a recipe cannot take is a problem, not the end of the study."""
+    if not judging.recipes or not permutations:
+        return [], []
+    say("published score: prh")
+    own = {side.label: side.layers for side in sides}
+    first = {side.label: side.twins[0] for side in sides if side.twins}
+    try:
+        everyone = pair_up([one for some in (*own.values(), *first.values()) for one in some])
+        rest = iter(everyone)
+        own = {label: [next(rest) for _ in some] for label, some in own.items()}
+        first = {label: [next(rest) for _ in some] for label, some in first.items()}
+        seed = judging.seed
+        return score_models(own, twins=first, n_permutations=permutations, seed=seed), []
+    except InterpError as error:
+        return [], [f"the published score prh: {error}"]

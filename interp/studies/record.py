@@ -1,0 +1,132 @@
+"""Study: the result of one call, and the folder that it is written to."""
+
+import csv
+import io
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from interp.alignment import Alignment
+from interp.alignment.reading import Case, cases, read, summary
+from interp.alignment.recipes import RecipeScore
+from interp.alignment.saving import plain
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+PLAIN = {"showSendToCloud": False}
+
+
+@dataclass(frozen=True)
+class Study:
+    """How alike some models are, with everything that a reader needs beside it."""
+
+    alignment: Alignment
+    """Every layer against every layer."""
+    held_out: tuple[Case, ...] = ()
+    """Layers chosen on one half of the images and scored on the other; these carry the verdicts."""
+    scores: tuple[RecipeScore, ...] = ()
+    """Published scores beside their calibrated values."""
+    problems: tuple[str, ...] = ()
+    """What was asked for and could not be computed, one sentence each."""
+    made_by: str = ""
+    """Command or call that made it."""
+    choices: Any = None
+    """The record of the halves, None where there was no search to correct."""
+    unit: str = "image"
+    """What a row is: "image", or "row" of matrices."""
+
+    @property
+    def reading(self) -> str:
+        """The reading in plain words, as Markdown."""
+        return read(
+            self.alignment,
+            held_out=self.held_out,
+            scores=self.scores,
+            problems=self.problems,
+            made_by=self.made_by,
+            unit=self.unit,
+        )
+
+    @property
+    def verdicts(self) -> list[str]:
+        """One line per pair of models and measure."""
+        return summary(self.held_out or cases(self.alignment))
+
+    def __str__(self) -> str:
+        return self.reading
+
+    def figure(self, measure: str | None = None) -> "go.Figure":
+        """The matrix of all layers as a Plotly figure; measure None: the first."""
+        from interp.dashboards import comparison_figure
+
+        return comparison_figure(self.alignment, measure)
+
+    def table(self) -> list[dict[str, Any]]:
+        """One flat row per cell between different models or references, of all measures."""
+        return [row for name in self.alignment.measures for row in self.alignment.table(name)]
+
+    def save(self, folder: str | Path) -> Path:
+        """Write alignment.json, table.csv, reading.md, scores.json, figures and the page.
+
+        Numbers are written first: nothing that fails after them is lost with them.
+
+        Args:
+            folder: made where absent; files of these names are replaced.
+
+        Returns:
+            The page, `index.html`.
+
+        Raises:
+            InputError: the folder holds someone else's page.
+        """
+        from interp.dashboards import build_dashboard
+
+        out = Path(folder)
+        out.mkdir(parents=True, exist_ok=True)
+        self.alignment.save(out / "alignment.json")
+        _write(out / "table.csv", _csv(self.table()))
+        _write(out / "scores.json", _json([asdict(score) for score in self.scores]))
+        if self.choices is not None:
+            self.choices.save(out / "halves.json")
+        _write(out / "reading.md", self.reading)
+        for measure in self.alignment.measures:
+            figure = self.figure(measure)
+            path = out / f"figure-{measure}.html"
+            # One plotly.min.js beside all figures; no upload button.
+            figure.write_html(path, include_plotlyjs="directory", config=PLAIN)
+        notes = [*self.verdicts, *self.problems]
+        title = f"How alike: {', '.join(self.alignment.models)}"
+        provenance = {"command": self.made_by} if self.made_by else {}
+        return build_dashboard(
+            out, alignments=[self.alignment], title=title, notes=notes, provenance=provenance
+        )
+
+
+def _json(value: Any) -> str:
+    return json.dumps(plain(value), indent=1, allow_nan=False) + "\n"
+
+
+def _csv(rows: list[dict[str, Any]]) -> str:
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        values = {name: _flat(value) for name, value in row.items()}
+        writer.writerow(values)
+    return text.getvalue()
+
+
+def _flat(value: Any) -> Any:
+    """None as nothing, several as words with commas."""
+    if isinstance(value, tuple | list):
+        return ", ".join(map(str, value))
+    return "" if value is None else value
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
