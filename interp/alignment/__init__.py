@@ -1,6 +1,16 @@
 """Store + geometry + stats -> Comparison: how alike layers are, with nulls and intervals."""
 
 from interp.alignment.compare import compare
+from interp.alignment.curves import Curve, CurvePoint, k_curve, n_curve
+from interp.alignment.effects import (
+    Ceiling,
+    EffectSizes,
+    ceilings,
+    effect_sizes,
+    pair_ceiling,
+    split_half_ceiling,
+)
+from interp.alignment.halves import Choice, Choices, choose_and_score, half_images
 from interp.alignment.layers import compare_layers
 from interp.alignment.levels import (
     caption_representations,
@@ -20,20 +30,34 @@ from interp.alignment.representations import (
 
 __all__ = [
     "Alignment",
+    "Ceiling",
     "Cell",
+    "Choice",
+    "Choices",
     "Comparison",
+    "Curve",
+    "CurvePoint",
+    "EffectSizes",
     "Family",
     "Layer",
     "Level",
     "Representation",
     "caption_representations",
+    "ceilings",
+    "choose_and_score",
     "color_representation",
     "compare",
     "compare_layers",
+    "effect_sizes",
+    "half_images",
+    "k_curve",
     "load_representations",
     "matched_spectrum",
+    "n_curve",
+    "pair_ceiling",
     "pixel_representation",
     "random_convolutions",
     "reference",
+    "split_half_ceiling",
     "text_representations",
 ]

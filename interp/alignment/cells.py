@@ -12,8 +12,18 @@ from interp.alignment.representations import Representation
 from interp.errors import InputError
 from interp.geometry import Measure, get_measure
 from interp.geometry.neighbors import count_neighbors
-from interp.stats import Interval, jackknife, make_folds, max_t, permutations, student_quantile
+from interp.stats import (
+    Interval,
+    jackknife,
+    make_folds,
+    max_t,
+    max_t_by_layer,
+    permutations,
+    student_quantile,
+)
 
+# Parts of a cross-validation: as `interp.geometry.regression` takes.
+PARTS = 5
 # Level of the tests and of the critical values.
 ALPHA = 0.05
 # Power at which a difference counts as detectable (Cohen 1988, sec. 2.4).
@@ -43,6 +53,8 @@ class Setting:
     seed: int
     folds: np.ndarray | None = field(default=None, repr=False)
     """[rows] fold of each row, or None for no intervals."""
+    split: np.ndarray | None = field(default=None, repr=False)
+    """[rows] part of each row, for measures that fit on some and test on others."""
 
     @property
     def restricted(self) -> bool:
@@ -63,6 +75,8 @@ class Setting:
     def prepare(self, measure: Measure, one: Representation) -> Any:
         """The prepared layer of one representation."""
         rows = one.x.reshape(-1, one.x.shape[-1])
+        if measure.splits:
+            return measure.prepare(rows, one.name, split=self.split)
         if not measure.uses_neighbors:
             return measure.prepare(rows, one.name)
         units = np.repeat(np.arange(self.n), self.positions) if self.positions > 1 else None
@@ -87,12 +101,23 @@ def make_setting(
     if len(positions) > 1:
         raise InputError(f"layers with {sorted(positions)} positions per image: one is needed")
     first, p = layers[0], positions.pop()
-    folds = None
-    if n_folds:
-        clusters = first.clusters or first.ids
-        folds = np.repeat(make_folds(clusters, n_folds, seed), p)
-    labels = (first.clusters, first.strata)
-    return Setting(len(first.ids), p, *labels, n_permutations, n_folds, n_neighbors, seed, folds)
+    clusters = first.clusters or first.ids
+    folds = np.repeat(make_folds(clusters, n_folds, seed), p) if n_folds else None
+    parts = min(PARTS, len(set(clusters)))
+    # Near-duplicates never stand on both sides of a fit.
+    split = np.repeat(make_folds(clusters, parts, seed), p) if parts > 1 else None
+    return Setting(
+        n=len(first.ids),
+        positions=p,
+        clusters=first.clusters,
+        strata=first.strata,
+        n_permutations=n_permutations,
+        n_folds=n_folds,
+        n_neighbors=n_neighbors,
+        seed=seed,
+        folds=folds,
+        split=split,
+    )
 
 
 class Measured(NamedTuple):
@@ -126,6 +151,8 @@ class Block(NamedTuple):
     interval: Interval | None
     p: np.ndarray | None = None  # max-T adjusted
     critical: float | None = None  # of z, at ALPHA
+    p_rows: np.ndarray | None = None  # [a] of each first layer with any second
+    p_columns: np.ndarray | None = None  # [b] of each second layer with any first
     reverse: "Block | None" = None  # second list to first, still [a, b]
 
 
@@ -180,28 +207,34 @@ def _turned(block: Block) -> Block:
         return None if part is None else np.swapaxes(part, -1, -2)
 
     interval = None if block.interval is None else Interval(*map(turn, block.interval))
-    return Block(*(turn(part) for part in block[:5]), interval)
+    parts = (block.value, block.null_mean, block.null_sd, block.permuted, block.folds)
+    value, mean, sd, permuted, folds = map(turn, parts)
+    return Block(value, mean, sd, permuted, folds, interval)
 
 
 def _tested(used: Measured, parts: list[Block], *, exact: bool) -> list[Block]:
-    """The blocks with max-T p-values over all their cells and one critical value."""
+    """The blocks with max-T p-values over all their cells, by layers, and one critical value."""
 
-    def joined(name: str) -> np.ndarray:
-        arrays = [getattr(part, name) for part in parts]
-        flat = [a.reshape(*a.shape[:-2], -1) for a in arrays]
-        return np.concatenate(flat, axis=-1)
+    def joined(name: str, axis: int = -1) -> np.ndarray:
+        return np.concatenate([getattr(part, name) for part in parts], axis=axis)
 
-    sign = used.sign
-    observed, permuted = sign * joined("value"), sign * joined("permuted")
-    mean, sd = sign * joined("null_mean"), joined("null_sd")
-    given = (mean, sd) if exact else ()
-    p = np.split(max_t(observed, permuted, *given), len(parts))
-    critical = critical_z((permuted - mean) / sd)
-    shape = parts[0].value.shape
-    return [
-        part._replace(p=one.reshape(shape), critical=critical)
-        for part, one in zip(parts, p, strict=True)
-    ]
+    def z_scale(axis: int) -> tuple[np.ndarray, ...]:
+        values, permuted = (used.sign * joined(name, axis) for name in ("value", "permuted"))
+        mean, sd = used.sign * joined("null_mean", axis), joined("null_sd", axis)
+        return (values, permuted, mean, sd) if exact else (values, permuted)
+
+    def flat(part: np.ndarray) -> np.ndarray:
+        return part.reshape(*part.shape[:-2], -1)
+
+    p = max_t(*map(flat, z_scale(-1))).reshape(joined("value").shape)
+    z = (used.sign * (joined("permuted") - joined("null_mean"))) / joined("null_sd")
+    more = {
+        "critical": critical_z(flat(z)),
+        "p_rows": max_t_by_layer(*z_scale(-1)),
+        "p_columns": max_t_by_layer(*(np.swapaxes(part, -1, -2) for part in z_scale(-2))),
+    }
+    ways = np.split(p, len(parts), axis=-1)
+    return [part._replace(p=one, **more) for part, one in zip(parts, ways, strict=True)]
 
 
 def critical_z(z: np.ndarray, alpha: float = ALPHA) -> float:
@@ -215,14 +248,6 @@ def critical_z(z: np.ndarray, alpha: float = ALPHA) -> float:
     # The rounding guards (1 - 0.05) * 200 against 190.00000000000003.
     rank = math.ceil(round((1 - alpha) * (1 + len(largest)), 9))
     return float(largest[rank - 1]) if rank <= len(largest) else math.inf
-
-
-def detectable_difference(se: float, df: int, alpha: float = ALPHA, power: float = POWER) -> float:
-    """Smallest true difference that a two-sided t test finds with this power.
-
-    (t(1 - alpha / 2, df) + t(power, df)) se. Source: Cohen 1988, sec. 2.4.
-    """
-    return (student_quantile(1 - alpha / 2, df) + student_quantile(power, df)) * se
 
 
 def comparison_at(
@@ -306,4 +331,7 @@ def block_family(
     best = (places[0][a], places[1][b])
     lowest = float(p[a, b])
     n_cells = z.size * len(ways)
-    return Family(*pair, used.name, n_cells, best, lowest, lowest, block.critical)
+    by_layer = [
+        () if found is None else tuple(found.tolist()) for found in (block.p_rows, block.p_columns)
+    ]
+    return Family(*pair, used.name, n_cells, best, lowest, lowest, block.critical, *by_layer)

@@ -14,12 +14,11 @@ from interp.alignment.cells import (
     block_family,
     comparison_at,
     compute_block,
-    detectable_difference,
     measured,
     scaling,
 )
 from interp.alignment.records import Cell, Comparison, Family, Level
-from interp.stats import jackknife, relative
+from interp.stats import detectable_difference, jackknife, relative
 
 if TYPE_CHECKING:
     from interp.alignment.layers import Job
@@ -250,4 +249,4 @@ def _level(
 
 
 def _detectable(se: float | None, setting: Setting) -> float | None:
-    return None if se is None else detectable_difference(se, setting.n_folds - 1)
+    return None if se is None else float(detectable_difference(se, setting.n_folds - 1))

@@ -154,6 +154,10 @@ class Family:
     """The same after Holm over all families of the Alignment."""
     critical_z: float | None = None
     """What a cell's z must pass at 5 %: of the largest z under permuted pairing."""
+    p_layers_a: tuple[float, ...] = ()
+    """Of each layer of model_a with any layer of model_b: max-T, stepping down over layers."""
+    p_layers_b: tuple[float, ...] = ()
+    """The same of model_b."""
 
 
 def read_comparison(values: Mapping[str, Any]) -> Comparison:
@@ -187,4 +191,5 @@ def read_layer(values: Mapping[str, Any]) -> Layer:
 
 def read_family(values: Mapping[str, Any]) -> Family:
     """A Family from JSON values."""
-    return Family(**{**values, "best": tuple(values["best"])})
+    names = ("best", "p_layers_a", "p_layers_b")
+    return Family(**{**values, **{name: tuple(values.get(name, ())) for name in names}})

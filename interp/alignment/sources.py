@@ -20,7 +20,7 @@ from interp.store import ActivationStore
 # (store,), (store, points) or (store, points, calls), or a store for all its points.
 Source = ActivationStore | tuple | Sequence[Representation]
 # Several initializations are a list of sources.
-Several = Source | list[Source]
+Several = Source | Sequence[Source]
 
 SPECTRUM = "spectrum"
 
@@ -61,9 +61,10 @@ def load_several(
     model: str, source: Several, options: Mapping[str, str]
 ) -> list[list[Representation]]:
     """The Representations of each of several sources in a list, or of one."""
-    if isinstance(source, list) and source and all(map(_is_source, source)):
-        return [load_source(model, one, options) for one in source]
-    return [load_source(model, source, options)]  # pyright: ignore[reportArgumentType]
+    given: Any = source
+    if isinstance(given, list) and given and all(map(_is_source, given)):
+        return [load_source(model, one, options) for one in given]
+    return [load_source(model, given, options)]
 
 
 def _is_source(one: Any) -> bool:
