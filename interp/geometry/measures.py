@@ -6,25 +6,25 @@ Each stands, with its definition and invariances, at the end of the file that co
 from interp.errors import InputError
 from interp.geometry import (
     canonical,
+    canonical_gulp,
+    canonical_pwcca,
+    canonical_svcca,
     cka,
     distance_correlation,
-    gulp,
     neighbors,
-    pwcca,
     regression,
     rsa,
     shapes,
-    svcca,
 )
 from interp.geometry.measure import Measure
 
 MEASURES: dict[str, Measure] = {
     **cka.MEASURES,
     **canonical.MEASURES,
-    **gulp.MEASURES,
-    **pwcca.MEASURES,
+    **canonical_gulp.MEASURES,
+    **canonical_pwcca.MEASURES,
     **regression.MEASURES,
-    **svcca.MEASURES,
+    **canonical_svcca.MEASURES,
     **neighbors.MEASURES,
     **rsa.MEASURES,
     **distance_correlation.MEASURES,
