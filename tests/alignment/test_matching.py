@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from interp.alignment.latents import Latents, as_latents, line_up
-from interp.alignment.match import match_features
-from interp.alignment.match_records import FeatureMatches
-from interp.alignment.matching import (
+from interp.alignment.matching.latents import Latents, as_latents, line_up
+from interp.alignment.matching.match import match_features
+from interp.alignment.matching.records import FeatureMatches
+from interp.alignment.matching.pairs import (
     Halves,
     find_pairs,
     fold_scores,

@@ -4,12 +4,11 @@ With a, b the activations of two latents, centered within each position over the
 
     r = sum a b / sqrt(sum a^2 sum b^2)
 
-Arrays only; `interp.alignment.match` reads stores and writes the record.
+Arrays only; `match_features` reads stores and writes the record.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from interp.alignment.latents import Latents
+from interp.alignment.matching.latents import Latents
 from interp.errors import InputError
 from interp.stats import permutations
 
@@ -308,15 +307,17 @@ def make_orders(
     one: Latents, halves: Halves, count: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Permutations of one SAE's images inside each half, within strata, clusters together."""
-    draw = partial(permutations, count=count, seed=seed)
-    orders = []
-    for name, images in zip(halves._fields, halves, strict=True):
-        labels = {
-            what: [getattr(one, what)[i] for i in images] if getattr(one, what) else None
-            for what in ("strata", "clusters")
-        }
-        orders.append(draw(len(images), model=f"{one.model} {name}", **labels))
-    return orders[0], orders[1]
+
+    def draw(name: str, images: np.ndarray) -> np.ndarray:
+        strata, clusters = (
+            [labels[i] for i in images] if labels else None for labels in (one.strata, one.clusters)
+        )
+        model = f"{one.model} {name}"
+        return permutations(
+            len(images), count, seed=seed, model=model, strata=strata, clusters=clusters
+        )
+
+    return draw("found", halves.found), draw("scored", halves.scored)
 
 
 def fold_scores(

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from interp.alignment.latents import Latents, line_up, read_latents
-from interp.alignment.match_examples import make_examples
-from interp.alignment.match_records import FeatureMatches, MatchLevel, MatchSide
-from interp.alignment.matching import (
+from interp.alignment.matching.latents import Latents, line_up, read_latents
+from interp.alignment.matching.examples import make_examples
+from interp.alignment.matching.records import FeatureMatches, MatchLevel, MatchSide
+from interp.alignment.matching.pairs import (
     METHODS,
     Halves,
     Match,
@@ -119,9 +119,8 @@ def match_features(
     options = {"pooling": pooling, "strata": strata, "allow_train": allow_train}
     given = [first, second, *seconds, *(one for pair in twins for one in pair)]
     read = iter(line_up([_read(one, options) for one in given if one is not None]))
-    a, b, *rest = [None if one is None else next(read) for one in given]
-    assert a is not None
-    assert b is not None
+    lined: list[Any] = [None if one is None else next(read) for one in given]
+    (a, b), rest = lined[:2], lined[2:]
     one_space = same_space or bool(a.space and a.space == b.space)
     job = _Job(
         method, by, *_halves(a, n_folds, seed), min_images, n_permutations, n_folds, seed, progress
@@ -198,8 +197,8 @@ def _read(source: Any, options: dict[str, Any]) -> Latents:
         raise InputError(
             f"{type(source).__name__}: Latents, (sae, store) or (sae, store, call) is needed"
         )
-    call = source[2] if len(source) > 2 else None
-    return read_latents(source[0], source[1], call=call, **options)
+    sae, store, *call = source
+    return read_latents(sae, store, call=call[0] if call else None, **options)
 
 
 def _halves(first: Latents, n_folds: int, seed: int) -> tuple[Halves, np.ndarray | None]:

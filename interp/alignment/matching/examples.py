@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from interp.alignment.latents import Latents
-from interp.alignment.match_records import MatchExamples
+from interp.alignment.matching.latents import Latents
+from interp.alignment.matching.records import MatchExamples
 from interp.features.maps import places, pooling
 from interp.features.scan import active_entries
 
@@ -45,11 +45,15 @@ def make_examples(
     maps = [_maps(one, ids, images) for one, ids in zip(pair, latents, strict=True)]
     return tuple(
         MatchExamples(
-            *(ids[k] for ids in latents),
-            tuple(pair[0].ids[i] for i in chosen),
-            *(tuple(table[chosen, k].tolist()) for table in values),
-            *(side.maps[k] for side in maps),
-            *(side.shape for side in maps),
+            latent_first=latents[0][k],
+            latent_second=latents[1][k],
+            ids=tuple(pair[0].ids[i] for i in chosen),
+            value_first=tuple(values[0][chosen, k].tolist()),
+            value_second=tuple(values[1][chosen, k].tolist()),
+            map_first=maps[0].maps[k],
+            map_second=maps[1].maps[k],
+            shape_first=maps[0].shape,
+            shape_second=maps[1].shape,
         )
         for k, chosen in enumerate(images)
     )
@@ -83,7 +87,7 @@ def _maps(one: Latents, latents: Sequence[int], images: Sequence[np.ndarray]) ->
         return _Maps([() for _ in images], ())
     wanted = np.unique(np.concatenate(images))
     dense = _read_maps(one, wanted, np.array(latents))
-    factor = pooling(*dense.shape[1:3], dense.size, SIDE)
+    factor = pooling(dense.shape[1], dense.shape[2], dense.shape[0] * dense.shape[3], SIDE)
     out = []
     for k, chosen in enumerate(images):
         maps = dense[np.searchsorted(wanted, chosen), :, :, k]
