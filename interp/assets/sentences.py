@@ -78,8 +78,9 @@ class Reading:
     def _encode(self, root: nn.Module, batch: EncodeBatch) -> None:
         if not batch.prompts:
             raise InputError(
-                "this model reads texts: give prompts (condition='caption', "
-                "on the command line --condition caption)"
+                "this model reads texts of differing lengths: condition='caption', batch_size=1 "
+                "and Rows(positions='mean'), on the command line --condition caption "
+                "--batch-size 1 --rows.positions mean"
             )
         rows = [self.tokenizer(text)["input_ids"] for text in batch.prompts]
         lengths = sorted({len(row) for row in rows})

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,7 +12,7 @@ from tyro.conf import Positional, arg
 import interp
 from interp import Generation, InterpError, TrainConfig
 from interp.cli.sae import Reading, is_own
-from interp.cli.show import plain
+from interp.cli.show import plain, print_evaluation
 from interp.sae.distributed import share, this_rank
 
 Flat = arg(name="")
@@ -101,10 +102,16 @@ class Train:
 
     def _joined(self, store: Any) -> Any:
         """The joined sites; None where each point is read by itself."""
-        from interp.sae import join
+        from interp.sae import VARIANTS, join
 
         if self.target and (self.sites or len(self.points) != 1):
             raise InterpError("--target takes one POINT, and no --sites")
+        given = "target" if self.target else "sites" if self.sites else ""
+        variant = self.config.variant
+        wanted = VARIANTS[variant].joins if variant in VARIANTS else given
+        if given != wanted:
+            use = {"": "neither --target nor --sites", "target": "--target OTHER_POINT"}
+            raise InterpError(f"--variant {variant} takes {use.get(wanted, '--sites')}")
         if not self.target and not self.sites:
             return None
         words = [*self.points, self.target] if self.target else self.points
@@ -153,8 +160,11 @@ class Evaluate:
     """Device of the model for the substitution."""
     reading: Annotated[Reading, Flat] = field(default_factory=Reading)
 
+    json: bool = False
+    """Print the whole record, not its table."""
+
     def run(self) -> None:
-        """Print JSON; `evaluation.json` in the run directory keeps it."""
+        """Print a table, or JSON; `evaluation.json` in the run directory keeps the record."""
         store = interp.open_store(self.store)
         sae = self.reading.load(self.run_dir)
         of_sites = bool(sae.provenance.get("sites"))
@@ -165,7 +175,10 @@ class Evaluate:
             part = self.run_dir / ".evaluation.json.tmp"
             part.write_text(text + "\n", encoding="utf-8")
             part.replace(self.run_dir / "evaluation.json")
-        print(text)
+        if self.json:
+            print(text)
+        else:
+            print_evaluation(record)
 
     def _of_point(self, store: Any) -> dict[str, Any]:
         sae, point = self.reading.load_at(self.run_dir, store)
@@ -223,13 +236,18 @@ class Describe:
     """Folder of the result."""
     seed: int = 0
     """Seed of random examples and of the map of directions."""
+    umap: bool = True
+    """Lay the directions out by UMAP; --no-umap: by two principal components, at once."""
     reading: Annotated[Reading, Flat] = field(default_factory=Reading)
 
     def run(self) -> None:
         """Print the folder."""
         store = interp.open_store(self.store)
         sae, point = self.reading.load_at(self.run_dir, store)
-        interp.describe(sae, store, point, seed=self.seed).save(self.out)
+        slow = "; UMAP compiles first, which takes ten seconds or more (--no-umap)"
+        rows = f"{store.n_rows(point)} rows of {point}"
+        print(f"describing {sae.n_latents} latents on {rows}{slow * self.umap}", file=sys.stderr)
+        interp.describe(sae, store, point, seed=self.seed, umap=self.umap).save(self.out)
         print(self.out)
 
 

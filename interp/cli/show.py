@@ -1,7 +1,7 @@
 """Printing: aligned tables and plain JSON values."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 
@@ -23,3 +23,48 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     return value
+
+
+def print_evaluation(record: Mapping[str, Any]) -> None:
+    """Print the record of an SAE's quality: what it is, its calls, and what stands beside it."""
+    what = record.get("point") or record["variant"]
+    seen = {True: "; rows of trained images among them", None: "; its training rows are unknown"}
+    print(
+        f"{what}: {record['n_rows']} rows of {record['n_generations']} images or seeds"
+        + seen.get(record["trained_rows"], ", none of which trained it")
+    )
+    matched = record.get("matched")
+    whole = [("L0", record["l0"]), ("dead", record["dead"]), ("FVU", record.get("fvu"))]
+    whole += [("FVU of a linear map", record.get("linear")), ("found by a second seed", matched)]
+    print(", ".join(f"{name} {_short(value)}" for name, value in whole if value is not None))
+    if len(record.get("per_call", ())) > 1:
+        head = ("call", "t", "log-SNR", "rows", "FVU", "L0")
+        keys = ("call", "t", "log_snr", "n_rows", "fvu", "l0")
+        _print_rows(head, ([one[key] for key in keys] for one in record["per_call"]))
+    if record.get("sites"):
+        head, keys = ("site", "FVU", "private"), ("name", "fvu", "private")
+        _print_rows(head, ([one[key] for key in keys] for one in record["sites"]))
+    beside = [*record.get("baselines", ()), *record.get("controls", ())]
+    if beside:
+        head = ("code", "k", "FVU", "label AUC", "fitted on")
+        _print_rows(head, map(_code_row, beside))
+    found = record.get("substitutions") or {"sae": record.get("substitution")}
+    for name, one in found.items():
+        if one is not None:
+            print(f"put into the running model, {name}: damage {_short(one['damage'])}")
+
+
+def _code_row(one: Mapping[str, Any]) -> list[Any]:
+    labels = one["labels"] or {}
+    return [one["name"], one["k"], one["fvu"], labels.get("per_category"), one["fitted_on"]]
+
+
+def _print_rows(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    print()
+    print_table([head, *([_short(value) for value in row] for row in rows)])
+
+
+def _short(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

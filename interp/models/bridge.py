@@ -90,8 +90,9 @@ class Bridge(Model):
     def _encode(self, batch: EncodeBatch) -> None:
         if not batch.prompts:
             raise InputError(
-                f"{self.name} reads texts: give prompts (condition='caption', "
-                "on the command line --condition caption)"
+                f"{self.name} reads texts of differing lengths: condition='caption', batch_size=1 "
+                "and Rows(positions='mean'), on the command line --condition caption "
+                "--batch-size 1 --rows.positions mean"
             )
         bridge: Any = self.root
         rows = [bridge.tokenizer(text, return_tensors="pt")["input_ids"] for text in batch.prompts]

@@ -25,6 +25,8 @@ def test_target_trains_a_transcoder_that_evaluate_judges(store, tmp_path, capsys
     assert (sae.variant, sae.d_in, sae.d_out) == ("transcoder", 6, 4)
     capsys.readouterr()
     assert main(["evaluate", str(tmp_path), str(store.path)]) == 0
+    assert capsys.readouterr().out.startswith("transcoder: ")
+    assert main(["evaluate", str(tmp_path), str(store.path), "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
     assert record["sites"][0]["name"] == "late"
 
@@ -45,6 +47,20 @@ def test_target_takes_one_point(store, tmp_path, capsys):
     words = ["train", str(store.path), "early", "late", "--target", "late", "--out", str(tmp_path)]
     assert main([*words, "--variant", "transcoder", *SIZES]) == 2
     assert "--target takes one POINT" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--target", "late"], "--variant topk takes neither --target nor --sites"),
+        (["--variant", "transcoder"], "--variant transcoder takes --target OTHER_POINT"),
+        (["--variant", "crosscoder"], "--variant crosscoder takes --sites"),
+    ],
+)
+def test_a_variant_without_its_sites_is_told_the_option(store, tmp_path, capsys, more, message):
+    words = ["train", str(store.path), "early", "--out", str(tmp_path / "run"), *more, *SIZES]
+    assert main(words) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_a_site_is_a_point_a_call_or_a_point_of_another_store(store):
