@@ -10,10 +10,10 @@ i in both, and Kc_ij = K_ij - mean_l K_il,
 
 and the value is a(K, L) / sqrt(a(K, K) a(L, L)), where a(K, K) takes all neighbors of K. They are
 different numbers. The paper's is the cosine of two sparse matrices, in [-1, 1]. The code's first
-sum pairs P_ij with Q_ji, so that it counts only pairs that are neighbors in both directions; sum
-(P Q) is not that of (Q P), so that the value depends on the order of the two; and its self-term can
-be negative, where the code returns NaN and we raise. The code adds 1e-6 to the denominator, which
-makes the value depend on the scale of the features; we do not.
+sum pairs P_ij with Q_ji, so that it counts only pairs that are neighbors in both directions, and
+sum (P Q) is not that of (Q P), so that the value depends on the order of the two. The code adds
+1e-6 to the denominator, which makes the value depend on the scale of the features; we do not. Where
+a self-term is not positive (orthogonal features: every kernel entry is 0) we raise.
 
 Both need the neighbor ids and n k inner products per layer; no n x n array.
 """
