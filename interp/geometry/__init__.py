@@ -5,6 +5,7 @@ from interp.geometry.canonical_gulp import gulp
 from interp.geometry.canonical_pwcca import pwcca
 from interp.geometry.canonical_svcca import svcca
 from interp.geometry.cka import debiased_cka
+from interp.geometry.cka_biased import BothCKA, biased_cka, both_cka
 from interp.geometry.measure import Measure
 from interp.geometry.measures import CORE, MEASURES, get_measure
 from interp.geometry.neighbors import mutual_knn, nearest
@@ -16,10 +17,13 @@ from interp.geometry.sums_measures import sum_deleted, sum_moments, sum_values
 __all__ = [
     "CORE",
     "MEASURES",
+    "BothCKA",
     "Measure",
     "Sums",
     "Totals",
     "angular_distance",
+    "biased_cka",
+    "both_cka",
     "cca",
     "cca_r2",
     "debiased_cka",

@@ -10,6 +10,7 @@ from interp.geometry import (
     canonical_pwcca,
     canonical_svcca,
     cka,
+    cka_biased,
     distance_correlation,
     neighbors,
     regression,
@@ -20,6 +21,7 @@ from interp.geometry.measure import Measure
 
 MEASURES: dict[str, Measure] = {
     **cka.MEASURES,
+    **cka_biased.MEASURES,
     **canonical.MEASURES,
     **canonical_gulp.MEASURES,
     **canonical_pwcca.MEASURES,
