@@ -20,7 +20,10 @@ from interp.alignment.levels import (
     reference,
     text_representations,
 )
+from interp.alignment.matrices import read_labels, read_matrices
 from interp.alignment.outcome import Alignment
+from interp.alignment.reading import read
+from interp.alignment.recipes import RecipeScore, prh
 from interp.alignment.records import Cell, Comparison, Family, Layer, Level
 from interp.alignment.representations import (
     Representation,
@@ -41,6 +44,7 @@ __all__ = [
     "Family",
     "Layer",
     "Level",
+    "RecipeScore",
     "Representation",
     "caption_representations",
     "ceilings",
@@ -56,7 +60,11 @@ __all__ = [
     "n_curve",
     "pair_ceiling",
     "pixel_representation",
+    "prh",
     "random_convolutions",
+    "read",
+    "read_labels",
+    "read_matrices",
     "reference",
     "split_half_ceiling",
     "text_representations",

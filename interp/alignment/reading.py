@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from interp.alignment.halves import Choices
 from interp.alignment.outcome import Alignment
 from interp.alignment.recipes import RecipeScore
 from interp.alignment.records import Cell, Comparison, Level
@@ -53,6 +54,23 @@ def cases(alignment: Alignment) -> list[Case]:
     return out
 
 
+def held_out_cases(choices: Choices) -> list[Case]:
+    """The pairs of layers that one half of the images chose, scored on the other."""
+    return [
+        Case(
+            (one.model_a, one.model_b),
+            (one.layer_a, one.layer_b),
+            one.comparison,
+            one.p_holm,
+            one.levels,
+            one.n_cells,
+            one.half,
+        )
+        for one in choices.choices
+        if one.p_holm is not None
+    ]
+
+
 def _levels(cell: Cell) -> tuple[Level, ...]:
     if cell.levels or cell.twin_value is None or cell.difference is None:
         return cell.levels
@@ -73,7 +91,9 @@ def judge(case: Case) -> Verdict:
         return Verdict("no", f"no, as much is found when images are shuffled{_missed(one)}")
     groups: dict[str, list[str]] = {"above": [], "below": [], "undecided": []}
     for level in case.levels:
-        groups[side(level, one.distance)].append(_named(level))
+        names = groups[side(level, one.distance)]
+        # In place of the first layer and of the second: once.
+        names += [level.name] if level.name not in names else []
     if groups["below"]:
         less = _join(groups["below"])
         return Verdict("less", f"beyond chance, but less than the reference level: {less}")
@@ -102,7 +122,7 @@ def side(level: Level, distance: bool) -> str:
 def read(
     alignment: Alignment,
     *,
-    held_out: Sequence[Case] = (),
+    judged: Sequence[Case] | None = None,
     scores: Sequence[RecipeScore] = (),
     problems: Sequence[str] = (),
     made_by: str = "",
@@ -112,8 +132,8 @@ def read(
 
     Args:
         alignment: the comparison.
-        held_out: cases whose layers were chosen on one half of the images and scored on the other;
-            they then carry the verdicts.
+        judged: the pairs of layers that carry the verdicts, as `held_out_cases` of `Choices`; None:
+            those of `cases`.
         scores: published scores beside their calibrated values.
         problems: what was asked for and could not be computed, one sentence each.
         made_by: the command or call that made it.
@@ -122,7 +142,7 @@ def read(
     Returns:
         Markdown with one heading per question; equal records give equal text.
     """
-    judged = list(held_out) or cases(alignment)
+    judged = cases(alignment) if judged is None else judged
     parts = [
         f"# How alike: {_join(alignment.models)}",
         _section("In short", _short(judged, problems)),

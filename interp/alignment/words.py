@@ -2,6 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 
+# What being above a level says that stands for one of the layers.
+PLACE = (
+    "in place of a layer. Being above says that the two layers are more alike than one of them is "
+    "like"
+)
 # First words of a level's name -> what it is, and what being above it says.
 LEVELS = {
     "untrained": (
@@ -17,32 +22,14 @@ LEVELS = {
         "two networks that are shown the same noise and different images. Being above says that "
         "the likeness is of the images, not of the noise"
     ),
-    "pixels": (
-        "the images themselves, averaged to few pixels, in place of a layer. Being above says that "
-        "the two layers are more alike than one of them is like a small picture"
-    ),
-    "colors": (
-        "the color histogram of each image in place of a layer. Being above says that there is "
-        "more in common than color"
-    ),
-    "words": (
-        "counts of the words of each caption in place of a layer. Being above says that there is "
-        "more in common than the vocabulary of the captions"
-    ),
-    "caption": (
-        "the length of each caption in place of a layer. Being above says that there is more in "
-        "common than how much was written"
-    ),
-    "random": (
-        "convolutions with random weights in place of a layer. Being above says that there is "
-        "more in common than local texture"
-    ),
-    "vae": (
-        "the latents of an autoencoder in place of a layer. Being above says that there is more "
-        "in common than a code of the pixels"
-    ),
+    "pixels": f"the images themselves, averaged to few pixels, {PLACE} a small picture",
+    "colors": f"the color histogram of each image, {PLACE} its colors",
+    "words": f"counts of the words of each caption, {PLACE} the vocabulary of the captions",
+    "caption": f"the length of each caption, {PLACE} how much was written",
+    "random": f"convolutions with random weights, {PLACE} local texture",
+    "vae": f"the latents of an autoencoder, {PLACE} a code of the pixels",
 }
-OTHER = "yours, in place of a layer"
+OTHER = f"given by you, {PLACE} these features"
 
 GENERAL = (
     "p says that some pairing exists, never how much: with enough images every pair of models "

@@ -5,7 +5,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from interp.alignment import Alignment, Representation, compare_layers
+from interp.alignment import (
+    Alignment,
+    Choices,
+    Representation,
+    choose_and_score,
+    compare_layers,
+    half_images,
+)
 from interp.alignment.pairing import pair_up
 from interp.alignment.recipes import RecipeScore, score_models
 from interp.alignment.sources import SPECTRUM, Several, load_levels
@@ -165,36 +172,50 @@ def _judge(
     judging: Judging,
     say: Callable[[str], None],
 ) -> Study:
-    n_pairs = len(sides) * (len(sides) - 1) // 2
+    pairs = len(judging.pairs or ()) or len(sides) * (len(sides) - 1) // 2
     permutations = judging.n_permutations
     if permutations is None:
-        permutations = max(PERMUTATIONS, needed_permutations(n_pairs * len(judging.measures)))
-    alignment = _compare(sides, levels, judging, permutations, say)
-    scores, problems = _score(sides, judging, permutations, say)
-    return Study(alignment, scores=tuple(scores), problems=tuple(problems))
-
-
-def _compare(
-    sides: Sequence[Side],
-    levels: Sequence[str | Representation],
-    judging: Judging,
-    permutations: int,
-    say: Callable[[str], None],
-) -> Alignment:
+        # Both halves are tested.
+        tests = pairs * len(judging.measures) * 2
+        permutations = max(PERMUTATIONS, needed_permutations(tests))
     twins: dict[str, Several] = {side.label: list(side.twins) for side in sides if side.twins}
-    return compare_layers(
-        {side.label: side.layers for side in sides},
-        twins=twins,
-        pixels=False,
-        levels=levels,
-        measures=judging.measures,
-        pooling=judging.pooling,
-        n_permutations=permutations,
-        n_folds=judging.n_folds,
-        n_neighbors=judging.n_neighbors,
-        seed=judging.seed,
-        progress=say,
-    )
+    given: dict[str, Any] = {
+        "models": {side.label: side.layers for side in sides},
+        "twins": twins,
+        "pixels": False,
+        "levels": levels,
+        "n_permutations": permutations,
+        "progress": say,
+    }
+    same = ("measures", "pooling", "pairs", "pairing", "n_folds", "n_neighbors", "seed")
+    given |= {name: getattr(judging, name) for name in same}
+    alignment = compare_layers(**given)
+    choices, problems = _halve(alignment, given, judging)
+    scores, more = _score(sides, judging, permutations, say)
+    return Study(alignment, choices, tuple(scores), (*problems, *more))
+
+
+def _halve(
+    alignment: Alignment, given: dict[str, Any], judging: Judging
+) -> tuple[Choices | None, list[str]]:
+    """Layers chosen on one half and scored on the other, where there was something to choose."""
+    searched = any(family.n_cells > 1 for family in alignment.families)
+    if not judging.halves or not searched:
+        return None, []
+    given["progress"]("halves: layers chosen on one half of the images, scored on the other")
+    folds = _folds_of_halves(next(iter(given["models"].values()))[0], judging)
+    try:
+        return choose_and_score(**{**given, "n_folds": folds}), []
+    except InterpError as error:
+        return None, [f"layers chosen on one half of the images: {error}"]
+
+
+def _folds_of_halves(one: Representation, judging: Judging) -> int:
+    """As many folds as asked for, or as the clusters of a half allow."""
+    clusters = one.clusters or one.ids
+    halves = half_images(one.ids, clusters, seed=judging.seed)
+    cluster = dict(zip(one.ids, clusters, strict=True))
+    return min(judging.n_folds, *(len({cluster[name] for name in half}) for half in halves))
 
 
 def _score(
@@ -215,6 +236,8 @@ def _score(
         own = {label: [next(rest) for _ in some] for label, some in own.items()}
         first = {label: [next(rest) for _ in some] for label, some in first.items()}
         seed = judging.seed
-        return score_models(own, twins=first, n_permutations=permutations, seed=seed), []
+        return score_models(
+            own, twins=first, pairs=judging.pairs, n_permutations=permutations, seed=seed
+        ), []
     except InterpError as error:
         return [], [f"the published score prh: {error}"]

@@ -71,6 +71,10 @@ class Judging:
     """Quantile of the absolute values at which features are clipped before anything else."""
     normalize: bool = False
     """Scale every row to length 1 before anything else."""
+    pairs: tuple[tuple[str, str], ...] | None = None
+    """Pairs of models to test; None: all. Fewer need fewer permutations."""
+    pairing: str = "image"
+    """image: rows pair by image id; seed: samples of different weights pair by seed and options."""
     halves: bool = True
     """Choose layers on one half of the images and score them on the other."""
     n_permutations: int | None = None
@@ -112,7 +116,7 @@ def _with(record: O, options: Mapping[str, Any]) -> O:
     names = {field.name for field in dataclasses.fields(record)} & set(options)
     given = {name: options[name] for name in names}
     # A single word is meant as a list of one.
-    tuples = ("measures", "recipes", "levels", "log_snr")
+    tuples = ("measures", "recipes", "levels", "log_snr", "pairs")
     for name in names & set(tuples):
         value = given[name]
         given[name] = (value,) if isinstance(value, str | float | int) else value

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from interp.alignment import Alignment
-from interp.alignment.reading import Case, cases, read, summary
+from interp.alignment import Alignment, Choices
+from interp.alignment.reading import Case, cases, held_out_cases, read, summary
 from interp.alignment.recipes import RecipeScore
 from interp.alignment.saving import plain
 
@@ -24,25 +24,29 @@ class Study:
 
     alignment: Alignment
     """Every layer against every layer."""
-    held_out: tuple[Case, ...] = ()
-    """Layers chosen on one half of the images and scored on the other; these carry the verdicts."""
+    choices: Choices | None = None
+    """Layers chosen on one half of the images and scored on the other, which then carry the
+    verdicts; None where there was no search."""
     scores: tuple[RecipeScore, ...] = ()
     """Published scores beside their calibrated values."""
     problems: tuple[str, ...] = ()
     """What was asked for and could not be computed, one sentence each."""
     made_by: str = ""
     """Command or call that made it."""
-    choices: Any = None
-    """The record of the halves, None where there was no search to correct."""
     unit: str = "image"
     """What a row is: "image", or "row" of matrices."""
+
+    @property
+    def judged(self) -> list[Case]:
+        """The pairs of layers that stand for the pairs of models."""
+        return cases(self.alignment) if self.choices is None else held_out_cases(self.choices)
 
     @property
     def reading(self) -> str:
         """The reading in plain words, as Markdown."""
         return read(
             self.alignment,
-            held_out=self.held_out,
+            judged=self.judged,
             scores=self.scores,
             problems=self.problems,
             made_by=self.made_by,
@@ -52,7 +56,7 @@ class Study:
     @property
     def verdicts(self) -> list[str]:
         """One line per pair of models and measure."""
-        return summary(self.held_out or cases(self.alignment))
+        return summary(self.judged)
 
     def __str__(self) -> str:
         return self.reading
