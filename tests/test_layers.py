@@ -38,10 +38,12 @@ MAY_IMPORT: dict[str, set[str]] = {
         "interp.sae.many",
         "interp.sae.evaluate",
         "interp.sae.evaluate_joined",
+        "interp.sae.shares",
     },
     "interp.sae.train": {"interp_kernels", "interp.sae", "interp.sae.joined", "interp.store"},
     "interp.sae.joined": {"interp.sae", "interp.store"},
     "interp.sae.evaluate_joined": {"interp.sae", "interp.sae.joined", "interp.store"},
+    "interp.sae.shares": {"interp.sae", "interp.sae.joined", "interp.sae.evaluate_joined"},
     "interp.sae.many": {"interp_kernels", "interp.sae", "interp.sae.train", "interp.store"},
     "interp.sae.evaluate": {"interp_kernels", "interp.sae", "interp.store"},
     "interp.sae.sweep": {
@@ -91,6 +93,7 @@ OUTSIDE: dict[str, set[str]] = {
 }
 PUBLIC = (
     "interp",
+    "interp.alignment.matching",
     "interp.alignment",
     "interp.assets",
     "interp.studies",

@@ -16,6 +16,7 @@ from interp.sae.matryoshka import Matryoshka
 from interp.sae.omp import OMP
 from interp.sae.pursuit import Pursuit
 from interp.sae.relu import ReLU
+from interp.sae.shares import Shares, crosscoder_shares
 from interp.sae.topk import TopK
 from interp.sae.train import Run, train
 from interp.sae.transcoder import Transcoder
@@ -55,10 +56,12 @@ __all__ = [
     "Pursuit",
     "ReLU",
     "Run",
+    "Shares",
     "Site",
     "TopK",
     "TrainConfig",
     "Transcoder",
+    "crosscoder_shares",
     "evaluate",
     "evaluate_joined",
     "join",

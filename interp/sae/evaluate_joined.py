@@ -94,7 +94,7 @@ def evaluate_joined(
     wanted = sae.widths if not sae.separate else (sae.d_in, sae.d_out)
     if sae.joins not in ("target", "sites") or joined.widths != wanted:
         raise SAEError(f"sites of widths {joined.widths} do not fit a {sae.variant} of {wanted}")
-    mask = _judged(sae, joined, rows, allow_train)
+    mask = judged_rows(sae, joined, rows, allow_train)
     targets = joined.sites[1:] if sae.separate else joined.sites
     sums = _Sums(sae, [store.points[point].width for store, point, _ in targets])
     linear = _Linear(sae) if sae.separate else None
@@ -119,7 +119,8 @@ def evaluate_joined(
     )
 
 
-def _judged(sae: SAE, joined: Joined, rows: np.ndarray | None, allow_train: bool) -> np.ndarray:
+def judged_rows(sae: SAE, joined: Joined, rows: np.ndarray | None, allow_train: bool) -> np.ndarray:
+    """Mask [n] of the joined rows to judge, as in `evaluate_joined`."""
     if not len(sae.trained_units) and not allow_train:
         raise SAEError(
             "the SAE has no record of its training images: pass allow_train=True to judge it"

@@ -8,7 +8,6 @@ import torch
 
 from interp.alignment.matching.latents import Latents, as_latents, line_up
 from interp.alignment.matching.match import match_features
-from interp.alignment.matching.records import FeatureMatches
 from interp.alignment.matching.pairs import (
     Halves,
     find_pairs,
@@ -19,6 +18,7 @@ from interp.alignment.matching.pairs import (
     match_null,
     match_sides,
 )
+from interp.alignment.matching.records import FeatureMatches
 from interp.errors import InputError
 from interp.stats import permutation_p
 
@@ -150,6 +150,23 @@ def test_blocks_of_rows_change_no_match_and_ties_go_to_the_lower_number() -> Non
     mutual = find_pairs(iter(blocks), (9, 7), "mutual")
     for i, j in zip(mutual.first, mutual.second, strict=True):
         assert similarity[i, j] == similarity[i].max() == similarity[:, j].max()
+
+
+def test_soft_matches_share_the_weight_of_a_split_feature() -> None:
+    rng = np.random.default_rng(6)
+    similarity = rng.random((4, 6)) / 10
+    for row, columns in enumerate(([0], [1, 2], [3], [4, 5])):
+        similarity[row, columns] = 1
+    pairs = find_pairs(iter([(0, similarity)]), (4, 6), "soft")
+    weight = np.zeros((4, 6))
+    weight[pairs.first, pairs.second] = pairs.weight
+    np.testing.assert_allclose(weight.sum(1), 1)
+    # A row gives 1 / 4 and a column takes 1 / 6: whole columns first.
+    np.testing.assert_allclose(weight[[0, 1, 1, 2], [0, 1, 2, 3]], 2 / 3, atol=0.34)
+    shared = quick(*pair(shared=True), method="soft")
+    assert shared.n_shared == M
+    with pytest.raises(InputError, match="soft matches score the features of the first SAE"):
+        shared.scores("second")
 
 
 def test_a_match_stands_beside_its_ceiling_and_its_twins() -> None:

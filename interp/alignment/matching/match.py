@@ -9,9 +9,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from interp.alignment.matching.latents import Latents, line_up, read_latents
 from interp.alignment.matching.examples import make_examples
-from interp.alignment.matching.records import FeatureMatches, MatchLevel, MatchSide
+from interp.alignment.matching.latents import Latents, line_up, read_latents
 from interp.alignment.matching.pairs import (
     METHODS,
     Halves,
@@ -24,6 +23,7 @@ from interp.alignment.matching.pairs import (
     match_null,
     match_sides,
 )
+from interp.alignment.matching.records import FeatureMatches, MatchLevel, MatchSide
 from interp.alignment.pairing import hash_ids, sample_set
 from interp.alignment.representations import Representation
 from interp.errors import InputError

@@ -151,8 +151,9 @@ def find_pairs(
     """Match rows and columns of a similarity [a, b], given in blocks of rows.
 
     best: each row takes its largest column. mutual: both take each other. hungarian: one to one,
-    the largest sum (min(a, b) pairs). soft: the plan of `interp.geometry.soft_matching`, whose
-    rows are weights. Ties go to the lower number; pairs are kept whatever their sign.
+    the largest sum (min(a, b) pairs). soft: the transport of `interp.geometry.soft_matching`, whose
+    rows are weights; exact, and slow where a and b differ. Ties go to the lower number; pairs are
+    kept whatever their sign.
     Raises InputError for hungarian and soft beyond 20,000 a side, and for an unknown method.
     """
     if method not in METHODS:
@@ -192,9 +193,9 @@ def _one_to_one(similarity: np.ndarray) -> Pairs:
 
 
 def _soft(similarity: np.ndarray) -> Pairs:
-    from interp.geometry.soft_matching import transport_plan
+    from interp.geometry.soft_matching import transport
 
-    plan = np.asarray(transport_plan(torch.from_numpy(similarity).double()))
+    plan = transport(-similarity.astype(np.float64)).plan
     first, second = np.nonzero(plan > 1e-12 * plan.max())
     weight = plan[first, second]
     return Pairs(first, second, weight / np.bincount(first, weight)[first])
