@@ -19,6 +19,7 @@ from interp import Encoding, Generation, InterpError, Rows, TrainConfig
 from interp.cli.assets import AssetsFetch, AssetsList, AssetsShow, AssetsVerify
 from interp.cli.capturing import CaptureEncode, CaptureGenerate, Points, Target, Which
 from interp.cli.health import Doctor
+from interp.cli.matching import SAEMatch, SAEShares
 from interp.cli.pages import Compare, DashboardBuild, DashboardServe, Demo
 from interp.cli.sae import SAECard, SAEConvert, SAEFormats, SAEPush, SAEShow
 from interp.cli.saes import Describe, Evaluate, Train, read_options, write_options
@@ -66,6 +67,8 @@ COMMANDS: Tree = {
             "convert": SAEConvert,
             "card": SAECard,
             "push": SAEPush,
+            "match": SAEMatch,
+            "shares": SAEShares,
         },
     ),
     "compare": Compare,
