@@ -6,37 +6,94 @@ from interp.geometry.canonical_pwcca import pwcca
 from interp.geometry.canonical_svcca import svcca
 from interp.geometry.cka import debiased_cka
 from interp.geometry.cka_biased import BothCKA, biased_cka, both_cka
+from interp.geometry.curves import KCurve, k_curve
+from interp.geometry.descriptors import (
+    DESCRIPTORS,
+    Descriptor,
+    NCurve,
+    anisotropy,
+    describe_interval,
+    get_descriptor,
+    n_curve,
+    uniformity,
+)
+from interp.geometry.dimension import (
+    Distinct,
+    GrideCurve,
+    distinct_rows,
+    gride,
+    gride_curve,
+    mle,
+    twonn,
+)
+from interp.geometry.explain import explain, measure_rows, measures_markdown
 from interp.geometry.measure import Measure
 from interp.geometry.measures import CORE, MEASURES, get_measure
 from interp.geometry.neighbors import mutual_knn, nearest
+from interp.geometry.preprocessing import Preprocessing, clip, normalize
 from interp.geometry.regression import r2, ridge_cv
 from interp.geometry.shapes import angular_distance, procrustes
+from interp.geometry.spectra import (
+    alpha,
+    effective_rank,
+    participation_ratio,
+    participation_ratio_unbiased,
+    rankme,
+)
 from interp.geometry.sums import Sums, Totals
 from interp.geometry.sums_measures import sum_deleted, sum_moments, sum_values
 
 __all__ = [
     "CORE",
+    "DESCRIPTORS",
     "MEASURES",
     "BothCKA",
+    "Descriptor",
+    "Distinct",
+    "GrideCurve",
+    "KCurve",
     "Measure",
+    "NCurve",
+    "Preprocessing",
     "Sums",
     "Totals",
+    "alpha",
     "angular_distance",
+    "anisotropy",
     "biased_cka",
     "both_cka",
     "cca",
     "cca_r2",
+    "clip",
     "debiased_cka",
+    "describe_interval",
+    "distinct_rows",
+    "effective_rank",
+    "explain",
+    "get_descriptor",
     "get_measure",
+    "gride",
+    "gride_curve",
     "gulp",
+    "k_curve",
+    "measure_rows",
+    "measures_markdown",
+    "mle",
     "mutual_knn",
+    "n_curve",
     "nearest",
+    "normalize",
+    "participation_ratio",
+    "participation_ratio_unbiased",
     "procrustes",
     "pwcca",
     "r2",
+    "rankme",
     "ridge_cv",
     "sum_deleted",
     "sum_moments",
     "sum_values",
     "svcca",
+    "twonn",
+    "uniformity",
 ]

@@ -11,25 +11,31 @@ from interp.geometry import (
     canonical_svcca,
     cka,
     cka_biased,
+    cknna,
     distance_correlation,
     neighbors,
+    overlaps,
     regression,
     rsa,
+    sequences,
     shapes,
 )
 from interp.geometry.measure import Measure
 
 MEASURES: dict[str, Measure] = {
     **cka.MEASURES,
-    **cka_biased.MEASURES,
     **canonical.MEASURES,
     **canonical_gulp.MEASURES,
     **canonical_pwcca.MEASURES,
     **regression.MEASURES,
     **canonical_svcca.MEASURES,
+    **cka_biased.MEASURES,
+    **distance_correlation.MEASURES,
     **neighbors.MEASURES,
     **rsa.MEASURES,
-    **distance_correlation.MEASURES,
+    **overlaps.MEASURES,
+    **sequences.MEASURES,
+    **cknna.MEASURES,
     **shapes.MEASURES,
 }
 
