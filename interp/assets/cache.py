@@ -276,6 +276,8 @@ def load_asset(name: str, *, weights: bool = True) -> nn.Module:
             f"({asset.megabytes:.0f} MB, {asset.license})"
         )
     path = folder_of(asset) / WEIGHTS
+    if wrong := verify(name):
+        raise InputError(f"{'; '.join(wrong)}: remove {path.parent} and fetch {name} again")
     try:
         state = load_file(path)
     except (SafetensorError, OSError) as error:

@@ -169,7 +169,8 @@ class Evaluate:
         sae = self.reading.load(self.run_dir)
         of_sites = bool(sae.provenance.get("sites"))
         record = self._of_sites(sae, store) if of_sites else self._of_point(store)
-        text = json.dumps(record, indent=1)
+        record = plain(record)
+        text = json.dumps(record, indent=1, allow_nan=False)
         if is_own(self.run_dir):
             # Beside it first: a kill leaves the old record or the new one.
             part = self.run_dir / ".evaluation.json.tmp"

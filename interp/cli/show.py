@@ -1,6 +1,7 @@
 """Printing: aligned tables and plain JSON values."""
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ def print_table(rows: Sequence[Sequence[str]]) -> None:
 
 
 def plain(value: Any) -> Any:
-    """Return JSON values of a record."""
+    """Return JSON values of a record; None for what is not finite."""
     if hasattr(value, "_asdict"):
         value = value._asdict()
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -22,7 +23,8 @@ def plain(value: Any) -> Any:
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
-    return value
+    # JSON has no NaN and no infinity.
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def print_evaluation(record: Mapping[str, Any]) -> None:

@@ -65,6 +65,8 @@ def make_job(
     images: "Images | None",
 ) -> Job:
     """Check what was asked for, and gather it."""
+    if not isinstance(model, Model):
+        raise InputError(f"{model!r} is no model: interp.load('zoo:ddpm') makes one of a name")
     patterns = [points] if isinstance(points, str) else list(points)
     if not patterns:
         raise InputError(f"no points given; {model.name} has {len(model.points)}")

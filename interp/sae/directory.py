@@ -17,6 +17,8 @@ def open_directory(
     """Write or check config.json; return the SAE of a run that has already finished."""
     wanted = {"config": config.as_dict(), "backend": backend, "provenance": provenance}
     path = out / "config.json"
+    if out.exists() and not out.is_dir():
+        raise SAEError(f"out={out} is a file; a run needs a folder of its own")
     if resume and path.exists():
         _check_same(path, wanted)
         if (out / "sae" / "config.json").exists():

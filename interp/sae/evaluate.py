@@ -171,6 +171,8 @@ def _judged_rows(
             "trained on; leave them out of rows=, or judge them too by allow_train=True "
             "(--allow-train)"
         )
+    if rows is not None and not mask.any():
+        raise SAEError(f"rows= selects none of the {len(mask)} rows of {point}")
     if not mask.any():
         raise SAEError(
             f"no row to judge: the images of all {len(mask)} rows were trained on; capture others, "

@@ -37,7 +37,8 @@ class Common:
     tied: bool = True
     """Encoder rows start along their decoder rows; otherwise in directions of their own."""
     accumulate: int = 1
-    """Micro-batches per step, whose gradients are added: memory of a batch_size / accumulate."""
+    """Micro-batches per step, whose gradients are added: memory of a batch_size / accumulate. What
+    looks at a whole batch (BatchTopK's budget, the L0 that JumpReLU aims at) looks at each part."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the products (autocast); weights, Adam's moments and losses stay in float32."""
     clip: float = 0.0

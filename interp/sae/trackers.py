@@ -20,7 +20,7 @@ the step that it continues from. An example:
 import importlib
 import importlib.util
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, final
 
@@ -52,7 +52,6 @@ def following(
             raise SAEError(f"tracker {tracker!r} cannot be called as tracker(event, values)")
     folder = log.path.parent
     begin = {"run": folder.name, "folder": str(folder), "config": dict(config), "step": step}
-    ok = False
     started: list[Tracker] = []
     try:
         for tracker in trackers:
@@ -60,11 +59,25 @@ def following(
             tracker("start", begin)
         log.followers = tuple(trackers)
         yield log
-        ok = True
+    except BaseException as error:
+        _finish(started, ok=False, after=error)
+        raise
     finally:
         log.followers = ()
-        for tracker in started:
-            tracker("finish", {"ok": ok})
+    _finish(started, ok=True)
+
+
+def _finish(trackers: Sequence[Tracker], *, ok: bool, after: BaseException | None = None) -> None:
+    """Tell every tracker the end; after a failed run, theirs becomes a note of the run's own."""
+    try:
+        with ExitStack() as every:
+            for tracker in reversed(trackers):
+                every.callback(tracker, "finish", {"ok": ok})
+    except Exception as late:
+        if after is None:
+            raise
+        after.add_note(f"a tracker failed too, at its end: {late!r}")
+        raise after from None
 
 
 def make_tracker(name: str, *, project: str = "interp") -> Tracker:

@@ -160,6 +160,8 @@ def _open_source(
 ) -> tuple[Batches, dict[str, Any], Tensor]:
     if isinstance(source, Joined):
         return open_joined(source, config, point, rows)
+    if isinstance(source, str | Path):
+        raise SAEError(f"{str(source)!r} is a path: train(interp.open_store(path), ...)")
     if not isinstance(source, ActivationStore):
         if point is not None or rows is not None:
             raise SAEError(

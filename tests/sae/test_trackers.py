@@ -150,3 +150,16 @@ def _trackio(out: Path, service: Path) -> list[float]:
 
 
 KEPT = {"tensorboard": _tensorboard, "wandb": _wandb, "trackio": _trackio}
+
+
+def test_a_tracker_that_fails_at_the_end_does_not_hide_the_runs_own_error(tmp_path: Path) -> None:
+    def broken(event: str, values: Mapping[str, Any]) -> None:
+        if event == "finish":
+            raise ValueError("no connection")
+
+    heard, stop = Notes(), Notes(fail_at=2)
+    trackers = [broken, stop, heard]
+    with pytest.raises(OSError, match="the service is gone") as caught:
+        train(BATCHES, CONFIG, out=tmp_path, progress=False, trackers=trackers)
+    assert "no connection" in caught.value.__notes__[0]
+    assert heard.heard[-1] == ("finish", {"ok": False})

@@ -99,7 +99,7 @@ def test_evaluate_judges_a_foreign_sae_and_leaves_its_folder_alone(tmp_path, sto
     words = ["evaluate", str(path), str(store.path), "--point", "mid"]
     assert main(words) == 2
     assert "no record of its training images" in capsys.readouterr().err
-    assert main([*words, "--allow-train"]) == 0
+    assert main([*words, "--allow-train", "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
     assert record["sae"] == load_sae(path).digest
     assert record["trained_rows"] is None
