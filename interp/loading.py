@@ -112,13 +112,18 @@ def _unknown(spec: str) -> InputError:
 
 
 def _load_zoo(spec: str, rest: str, *, untrained: bool, seed: int, extra: tuple) -> Model:
+    from interp.zoo.leaks import known_leaks
     from interp.zoo.nets import NAMES, load_net, parse_name
 
     if rest.partition("/")[0] not in NAMES:
         raise _unknown(spec)
     name, trained = parse_name(spec)
     net, card = load_net(name, seed=trained, untrained=untrained, init_seed=seed)
-    return wrap_zoo(name, net, spec, card, extra=extra)
+    model = wrap_zoo(name, net, spec, card, extra=extra)
+    # Fresh weights have learned from nobody.
+    if not untrained:
+        model.provenance["leaks"] = list(card.get("leaks", known_leaks(name)))
+    return model
 
 
 def wrap_zoo(

@@ -222,7 +222,7 @@ def known_leaks(store: ActivationStore) -> tuple[str, ...]:
 
 def _load_point(store, point, table, model, calls, pooling, half) -> list[Representation]:
     coords = store.coords(point, columns=["generation", "call", "t", "log_snr", "cfg_half"])
-    keep = np.ones(len(coords["call"]), dtype=bool)
+    keep = ~_leading(store, point)
     halves = set(np.unique(coords["cfg_half"]).tolist())
     if {0, 1} <= halves:
         keep = coords["cfg_half"] == (1 if half == "cond" else 0)
@@ -260,6 +260,14 @@ def _load_point(store, point, table, model, calls, pooling, half) -> list[Repres
             )
         )
     return out
+
+
+def _leading(store: ActivationStore, point: str) -> np.ndarray:
+    """Rows of tokens that begin every text (BOS), where a store kept each token."""
+    token = store.coords(point, columns=["token"])["token"]
+    lead = store.model.get("lead_tokens", 0)
+    text = store.points[point].stream == "text"
+    return (token >= 0) & (token < (lead if text else 0))
 
 
 def describe_pooling(pooling: str, draws: int) -> str:

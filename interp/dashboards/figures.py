@@ -176,13 +176,19 @@ def comparison_figure(alignment: Any, measure: str | None = None) -> "go.Figure"
     caption = (
         f"n = {alignment.n:,} images; {alignment.n_permutations} permutations "
         f"({escape(alignment.strata)}), seed {alignment.seed}; colors end at the largest value "
-        "between two models"
+        f"between two models{_leaks(alignment.shared_leaks)}"
     )
     title = f"{escape(name)} between layers, {escape(alignment.sample_set)}"
     apply_theme(figure, title=title, caption=caption, height=max(480, 190 + 16 * len(places)))
     figure.update_layout(margin={"l": 190, "b": 250, "t": 64, "r": 24})
     figure.update_annotations(yshift=-210, xshift=-160)
     return figure
+
+
+def _leaks(shared: Any) -> str:
+    """What models in a figure share by their making, which may be why they are alike."""
+    found = [f"{leak} ({', '.join(models)})" for leak, models in shared]
+    return f"<br>known leaks: {escape('; '.join(found))}" if found else ""
 
 
 def _matrix(alignment: Any, measure: str) -> tuple[np.ndarray, np.ndarray, float]:
@@ -258,6 +264,9 @@ def layer_profile_figure(
         f"n = {alignment.n:,} images, {alignment.n_permutations} permutations, seed "
         f"{alignment.seed}; bars: 95 % jackknife; dotted: untrained twins; gray: null ± 2 sd"
     )
+    ends = (model, fixed.model)
+    both = [(leak, ends) for leak, users in alignment.shared_leaks if {*ends} <= {*users}]
+    caption += _leaks(both)
     title = f"{escape(model)} against {escape(_layer_name(fixed))}"
     apply_theme(figure, title=title, caption=caption, height=440)
     figure.update_layout(showlegend=True, legend={"orientation": "h", "y": 1.08})

@@ -124,17 +124,44 @@ def generate_batch(recipe: Generation, model: Model, generations: np.ndarray) ->
     )
 
 
-def encode_batches(
-    recipe: Encoding, model: Model, inputs: Inputs, generations: np.ndarray
-) -> list[EncodeBatch]:
-    """Return one batch per noise level (one in all where the model takes no noise)."""
+def noise_seeds(
+    recipe: Encoding, inputs: Inputs, generations: np.ndarray, weights: str
+) -> list[int]:
+    """Return the seed of the noise of each generation.
+
+    Networks that are shown the same noise align through it, so by default the weights are part of
+    the seed. With `noise="permuted"` an image is shown under the noise of another, by a permutation
+    that the weights decide.
+
+    Args:
+        recipe: what is encoded.
+        inputs: all images of the capture.
+        generations: numbers of the generations.
+        weights: digest of the network that looks.
+    """
     index, draws = np.divmod(generations, recipe.draws)
+    own = weights if recipe.noise == "own" else ""
+    if recipe.noise == "permuted":
+        rng = np.random.default_rng([recipe.seed, int(weights[:16], 16)])
+        index = rng.permutation(len(inputs))[index]
+    ids = inputs.columns["image_id"]
+    pairs = zip(index, draws.tolist(), strict=True)
+    return [noise_seed(recipe.seed, ids[i], draw, own) for i, draw in pairs]
+
+
+def encode_batches(
+    recipe: Encoding, model: Model, inputs: Inputs, generations: np.ndarray, weights: str
+) -> list[EncodeBatch]:
+    """Return one batch per noise level (one in all where the model takes no noise).
+
+    weights: digest of the model's weights, see `noise_seeds`.
+    """
+    index = generations // recipe.draws
     columns = inputs.take(index)
     noisy = takes_noise(model)
-    seeds = zip(columns["image_id"], draws.tolist(), strict=True)
     batch = EncodeBatch(
         images=inputs.pixels[torch.from_numpy(index)],
-        noise_seeds=tuple(noise_seed(recipe.seed, i, draw) for i, draw in seeds) if noisy else (),
+        noise_seeds=tuple(noise_seeds(recipe, inputs, generations, weights)) if noisy else (),
         prompts=tuple(columns["caption"]) if recipe.condition == "caption" else (),
         classes=tuple(columns["label"]) if recipe.condition == "class" else (),
     )
@@ -152,10 +179,11 @@ def check_encoding(recipe: Encoding, model: Model) -> None:
     Raises:
         InputError: noise levels or several draws for a model without noise.
     """
-    if not takes_noise(model) and (recipe.log_snr or recipe.draws > 1):
+    odd = recipe.log_snr or recipe.draws > 1 or recipe.noise != "own"
+    if not takes_noise(model) and odd:
         raise InputError(
-            f"{model.name} takes no noise: log_snr {recipe.log_snr} and draws {recipe.draws} have "
-            "no effect; leave them out"
+            f"{model.name} takes no noise: log_snr {recipe.log_snr}, draws {recipe.draws} and "
+            f"noise {recipe.noise!r} have no effect; leave them out"
         )
     if not all(math.isfinite(level) for level in recipe.levels):
         raise InputError(f"log_snr must be finite numbers, got {recipe.log_snr}")
@@ -166,6 +194,7 @@ def describe_generations(
     model: Model,
     source: Inputs | Origin,
     generations: np.ndarray,
+    weights: str,
 ) -> dict[str, Any]:
     """Return the columns of the generations table for some generations.
 
@@ -174,15 +203,16 @@ def describe_generations(
         model: what makes or encodes it.
         source: the images of an encoding, or the origin of a generation's samples.
         generations: their numbers.
+        weights: digest of the model's weights, see `noise_seeds`.
     """
     if isinstance(source, Inputs):
         assert isinstance(recipe, Encoding)
         inputs = source
         index, draws = np.divmod(generations, recipe.draws)
         columns: dict[str, Any] = inputs.take(index)
-        seeds = zip(columns["image_id"], draws.tolist(), strict=True)
         noisy = takes_noise(model)
-        columns["seed"] = [noise_seed(recipe.seed, i, j) if noisy else -1 for i, j in seeds]
+        seeds = noise_seeds(recipe, inputs, generations, weights)
+        columns["seed"] = seeds if noisy else [-1] * len(index)
         columns["draw"] = draws
     else:
         assert isinstance(recipe, Generation)

@@ -82,8 +82,17 @@ def stored_job(store: ActivationStore, point: str, model: Model) -> Job:
             f"{model.name} has weights {digest[:12]}, the store was captured from "
             f"{store.model.get('spec')} with weights {str(store.model.get('weights_sha256'))[:12]}"
         )
+    if kind is Encoding:
+        # Before there was a choice, all networks had the same noise.
+        recipe.setdefault("noise", "shared")
     made = kind.from_json(json.dumps(recipe))
     rows = Rows.from_json(json.dumps(store.manifest.rows))
+    lead = (store.model.get("lead_tokens", 0), model.provenance.get("lead_tokens", 0))
+    if rows.positions == "mean" and lead[0] != lead[1]:
+        raise StoreError(
+            f"{store.path} averaged all but {lead[0]} leading tokens, {model.name} leaves "
+            f"{lead[1]} out: capture again to re-render"
+        )
     inputs = None
     if isinstance(made, Encoding):
         if not store.complete:

@@ -16,6 +16,7 @@ from interp.harvest.inputs import (
     describe_generations,
     encode_batches,
     generate_batch,
+    takes_noise,
 )
 from interp.models.inputs import Encoding, Generation, Rows
 from interp.models.model import Model
@@ -61,12 +62,20 @@ class Job:
 
     def table(self, generations: np.ndarray) -> dict:
         """Return the columns of the generations table."""
-        return describe_generations(self.recipe, self.model, self._source, generations)
+        return describe_generations(
+            self.recipe, self.model, self._source, generations, self._weights
+        )
 
     @cached_property
     def identity(self) -> dict[str, Any]:
         """The model's identity; hashing large weights takes seconds, so it is done once."""
         return self.model.identity()
+
+    @property
+    def _weights(self) -> str:
+        """Digest that decides the noise; large models are not hashed where there is none."""
+        noisy = isinstance(self.recipe, Encoding) and takes_noise(self.model)
+        return str(self.identity["weights_sha256"]) if noisy else ""
 
     @cached_property
     def _source(self) -> Inputs | Origin:
@@ -82,7 +91,9 @@ class Job:
                 batch = generate_batch(self.recipe, self.model, generations)
                 return self.model.generate(batch)
             assert self.inputs is not None
-            batches = encode_batches(self.recipe, self.model, self.inputs, generations)
+            batches = encode_batches(
+                self.recipe, self.model, self.inputs, generations, self._weights
+            )
             for encoding in batches:
                 self.model.encode(encoding)
             return batches[0].images
@@ -99,7 +110,7 @@ class Job:
                     chosen[total] = choose_positions(
                         self.rows.positions, total, ids, self.rows.seed
                     )
-                x = self.keep(value, chosen[total])
+                x = self.keep(self._words(read.point, value), chosen[total])
                 segment = _segment(read, half, generations, chosen[total])
                 take(Piece(read.point, x, segment, read.grid))
 
@@ -126,6 +137,22 @@ class Job:
             number = half if read.factor > 1 else HALVES["cond"]
             if read.factor == 1 or self.rows.cfg in ("both", _half_name(number)):
                 yield number, part
+
+    def _words(self, point: str, value: Tensor) -> Tensor:
+        """Maps [b, p, d] that are averaged over tokens, without those that begin every text.
+
+        Raises InputError for a text of no other tokens.
+        """
+        lead = self.model.provenance.get("lead_tokens", 0)
+        text = self.model.points[point].stream == "text"
+        if self.rows.positions != "mean" or not lead or not text:
+            return value
+        if value.shape[1] <= lead:
+            raise InputError(
+                f"a text of {self.model.name} has no tokens but the {lead} that begin every text: "
+                "leave images without a caption out"
+            )
+        return value[:, lead:]
 
     def keep(self, value: Tensor, positions: np.ndarray) -> Tensor:
         """Return the kept positions of maps [b, p, d] as rows on the CPU, in the recipe's dtype."""

@@ -21,7 +21,9 @@ class Bridge(Model):
 
     "blocks.0.hook_in" is the stream before the first block, "blocks.<l>.hook_out" after block l,
     "blocks.<l>.attn.hook_out" and "blocks.<l>.mlp.hook_out" are what the branches add. `encode`
-    reads the prompts of a batch (captions of images), not its images.
+    reads the prompts of a batch (captions of images), not its images. The token that some
+    tokenizers put before every text has a norm far above the others' and says nothing of the text:
+    means over positions leave it out.
 
     Args:
         root: the bridge (it stays whole: the library adds hooks and renames nothing).
@@ -32,6 +34,10 @@ class Bridge(Model):
 
     def __init__(self, root: nn.Module, name: str, *, extra: Sequence[str] = ()) -> None:
         super().__init__(root, name, extra=extra)
+        lead = _count_lead(self.root.tokenizer)
+        if lead:
+            # Part of what a store knows: means over tokens leave these out.
+            self.provenance["lead_tokens"] = lead
 
     def list_sites(self) -> list[Site]:
         """Return the stream at every block and the branches."""
@@ -103,3 +109,11 @@ class Bridge(Model):
                 "become rows: use batch_size=1 (--batch-size 1)"
             )
         self.root(torch.cat(rows).to(self.device))
+
+
+def _count_lead(tokenizer: Any) -> int:
+    """Tokens that a tokenizer puts before every text (BOS)."""
+    if tokenizer is None:
+        return 0
+    ids, special = tokenizer("a")["input_ids"], set(tokenizer.all_special_ids)
+    return next((i for i, one in enumerate(ids) if one not in special), 0)

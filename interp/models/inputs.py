@@ -29,6 +29,7 @@ SCHEDULERS = {
 CONDITIONS = ("null", "class", "caption")
 DTYPES = ("native", "float16", "bfloat16", "float32")
 HALVES = ("both", "cond", "uncond")
+NOISES = ("own", "shared", "permuted")
 
 R = TypeVar("R", "Generation", "Encoding", "Rows")
 
@@ -148,19 +149,23 @@ class Encoding:
     """Height and width to which images are padded and resampled; 0: as they are, or, where a
     folder's images differ in size, the model's own size."""
     seed: int = 0
-    """Noise draw j of an image comes from the seed, the image's id and j alone."""
+    """Noise draw j of an image comes from the seed, the image's id, j, and `noise` alone."""
     log_snr: tuple[float, ...] = ()
     """Diffusion models: noise levels as log(signal power / noise power); empty: 2, 0 and -2."""
     draws: int = 1
     """Noise draws per image."""
     condition: str = "null"
     """What the network is told: null (nothing), class, or caption."""
+    noise: str = "own"
+    """Whose noise: own (no two networks have any in common), shared (the same for all networks),
+    or permuted (shared, but each network meets it with other images: a reference level)."""
     batch_size: int = 64
     """Images per batch; does not change any row beyond rounding."""
 
     def __post_init__(self) -> None:
         _at_least(self, limit=0, size=0, seed=0, draws=1, batch_size=1)
         _one_of(self, "condition", CONDITIONS)
+        _one_of(self, "noise", NOISES)
 
     @property
     def levels(self) -> tuple[float, ...]:
@@ -279,7 +284,11 @@ def _same_length(name: str, first: Any, **others: Sequence) -> None:
             raise InputError(f"{len(values)} {other} for {len(first)} {name}")
 
 
-def noise_seed(seed: int, image_id: str, draw: int) -> int:
-    """Return the seed of noise draw `draw` of an image: a stable 63-bit hash of the three."""
-    text = json.dumps([seed, image_id, draw])
+def noise_seed(seed: int, image_id: str, draw: int, network: str = "") -> int:
+    """Return the seed of noise draw `draw` of an image: a stable 63-bit hash of what is given.
+
+    network: digest of the weights that look at it, so that networks have noise of their own; ""
+    for noise that all share.
+    """
+    text = json.dumps([seed, image_id, draw, network] if network else [seed, image_id, draw])
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1

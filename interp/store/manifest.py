@@ -79,7 +79,8 @@ class Manifest:
         recipe = {key: value for key, value in self.recipe.items() if key != "images"}
         inputs = {
             "format": [FORMAT, self.version[0]],
-            "model": {key: value for key, value in self.model.items() if key != "device"},
+            # What is known of a model's making may be corrected; it changes no row.
+            "model": {k: v for k, v in self.model.items() if k not in ("device", "leaks")},
             "points": [point.as_dict() for point in self.points],
             "recipe": recipe,
             "rows": self.rows,

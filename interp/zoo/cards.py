@@ -11,6 +11,7 @@ from torch import Tensor
 from interp.errors import InterpError
 from interp.zoo import quality as measures
 from interp.zoo.images import Images, load_images
+from interp.zoo.leaks import known_leaks
 from interp.zoo.nets import find_weights, home, load_net, parse_name
 from interp.zoo.sampling import reconstruct, sample_ddpm, sample_gan, vit_outputs
 from interp.zoo.ssl_quality import reasons as encoder_reasons
@@ -136,6 +137,8 @@ class Card:
         training: steps, images seen, seed, device, threads and seconds.
         net: parameters, and what a user of the network must know (scheduler, scaling).
         weights: file, bytes, dtype and sha256.
+        leaks: what it shares with others by its making ("labels: ...", "network: ..."); an entry
+            that two networks share may be why they are alike.
         quality: measured quality.
         verdict: undertrained or not, with reasons.
     """
@@ -148,6 +151,7 @@ class Card:
     weights: dict[str, Any]
     quality: Quality | None
     verdict: Verdict | None
+    leaks: tuple[str, ...] = ()
 
     @property
     def warning(self) -> str:
@@ -178,7 +182,8 @@ def card(spec: str, *, folder: Path | str | None = None) -> Card:
         if raw["verdict"]
         else None
     )
-    return Card(**{**raw, "quality": quality, "verdict": judged})
+    leaks = tuple(raw.get("leaks", known_leaks(name)))
+    return Card(**{**raw, "quality": quality, "verdict": judged, "leaks": leaks})
 
 
 def verdict(quality: Quality) -> Verdict:

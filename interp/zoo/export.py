@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from interp.zoo.dit import null_class
+from interp.zoo.leaks import known_leaks
 from interp.zoo.nets import SCHEDULER, file_stem, home
 from interp.zoo.training import Job
 
@@ -61,6 +62,7 @@ def export(job: Job, name: str, out: Path, *, seed: int, device: str, data: Any)
             "kind": "exponential moving average",
             "sha256": hashlib.sha256(content).hexdigest(),
         },
+        "leaks": known_leaks(name),
         "quality": None,
         "verdict": None,
     }

@@ -2,6 +2,7 @@
 
 import urllib.error
 import urllib.request
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -35,6 +36,22 @@ def test_a_latents_figure_shows_pictures_maps_and_charts(one):
     np.testing.assert_array_equal(figure.data[-3].y, one.histogram[3])
     assert "n = 100,000 rows" in caption(figure)
     assert "no null" in caption(figure)
+
+
+def test_known_leaks_stand_below_the_figures_that_they_touch():
+    whole = alignment(n_blocks=3)
+    told = {"zoo:ddpm": ("labels: <b>",), "zoo:vit": ("labels: <b>",)}
+    layers = [replace(one, leaks=told.get(one.model, ())) for one in whole.layers]
+    leaky = replace(whole, layers=tuple(layers))
+    text = "known leaks: labels: &lt;b&gt; (zoo:ddpm, zoo:vit)"
+    assert text in caption(comparison_figure(leaky))
+    assert "leaks" not in caption(comparison_figure(whole))
+    vit, vae = (
+        next(i for i, one in enumerate(layers) if one.model == name)
+        for name in ("zoo:vit", "zoo:vae")
+    )
+    assert text in caption(layer_profile_figure(leaky, "zoo:ddpm", vit))
+    assert "leaks" not in caption(layer_profile_figure(leaky, "zoo:ddpm", vae))
 
 
 def test_every_axis_with_numbers_has_a_title(one):

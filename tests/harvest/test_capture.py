@@ -115,7 +115,9 @@ def test_noise_levels_are_calls_and_draws_are_generations(
     table, coords = store.generations, store.coords(BLOCK)
     assert table["image_id"].tolist() == [f"im{i}" for i in range(6) for _ in range(2)]
     assert table["draw"].tolist() == [0, 1] * 6
-    assert table["seed"].tolist() == [noise_seed(5, f"im{i}", j) for i in range(6) for j in (0, 1)]
+    own = model.identity()["weights_sha256"]
+    seeds = [noise_seed(5, f"im{i}", j, own) for i in range(6) for j in (0, 1)]
+    assert table["seed"].tolist() == seeds
     assert table["cluster"].tolist() == [f"c{i // 4}" for i in range(12)]
     assert table["category"][4] == "<b>cow</b>"
     assert table["caption"][4] == "<script>"
