@@ -18,9 +18,10 @@ import interp
 from interp import Encoding, Generation, InterpError, Rows, TrainConfig
 from interp.cli.assets import AssetsFetch, AssetsList, AssetsShow, AssetsVerify
 from interp.cli.capturing import CaptureEncode, CaptureGenerate, Points, Target, Which
+from interp.cli.comparing import Compare, Measures
 from interp.cli.health import Doctor
 from interp.cli.matching import SAEMatch, SAEShares
-from interp.cli.pages import Compare, DashboardBuild, DashboardServe, Demo
+from interp.cli.pages import DashboardBuild, DashboardServe, Demo
 from interp.cli.sae import SAECard, SAEConvert, SAEFormats, SAEPush, SAEShow
 from interp.cli.saes import Describe, Evaluate, Train, read_options, write_options
 from interp.cli.stores import StoreInfo, StoreList, StoreMerge, StoreRemove, StoreVerify
@@ -72,6 +73,7 @@ COMMANDS: Tree = {
         },
     ),
     "compare": Compare,
+    "measures": Measures,
     "dashboard": (
         "Build and show pages of features and comparisons.",
         {"build": DashboardBuild, "serve": DashboardServe},
