@@ -47,6 +47,10 @@ class Measure(NamedTuple):
     equal: float | None = 1.0
     # Fewest columns for which it is defined; less is refused.
     min_width: int = 1
+    # A package that it needs beyond the library's own: `pip install interp[extras]`.
+    extra: str | None = None
+    # False where rows have no partners (a permuted pairing changes nothing, so there is no p).
+    paired: bool = True
     # True where rows are fitted and tested apart: prepare takes split=[n], the part of each row.
     splits: bool = False
 

@@ -13,12 +13,15 @@ from interp.geometry import (
     cka_biased,
     cknna,
     distance_correlation,
+    gromov_wasserstein,
     neighbors,
     overlaps,
     regression,
     rsa,
+    rtd,
     sequences,
     shapes,
+    soft_matching,
 )
 from interp.geometry.measure import Measure
 
@@ -37,6 +40,9 @@ MEASURES: dict[str, Measure] = {
     **sequences.MEASURES,
     **cknna.MEASURES,
     **shapes.MEASURES,
+    **soft_matching.MEASURES,
+    **gromov_wasserstein.MEASURES,
+    **rtd.MEASURES,
 }
 
 # What is compared where nobody asks for more: a global, a local and a metric view.
