@@ -202,6 +202,5 @@ MEASURES: dict[str, Measure] = {
         distance=True,
         equal=0.0,
         paired=False,
-        paired=False,
     ),
 }
