@@ -328,12 +328,13 @@ def knn_moments(
 ) -> tuple[Float[Tensor, "a b"], Float[Tensor, "a b"]]:
     """Exact mean k / (n - 1) and sd over all n! pairings, from each graph's degrees."""
     n, k = same_rows(xs[0].ids, ys[0].ids), xs[0].k
-    sums_x, sums_y = (torch.stack([_edge_sums(p) for p in layers]) for layers in (xs, ys))
+    sums_x, sums_y = (torch.stack([edge_sums(p) for p in layers]) for layers in (xs, ys))
     mean, sd = pairing_moments(sums_x, sums_y, n)
     return mean / (n * k), sd / (n * k)
 
 
-def _edge_sums(layer: KNNLayer) -> Float[Tensor, "8"]:
+def edge_sums(layer: KNNLayer) -> Float[Tensor, "8"]:
+    """`share_sums` of the matrix of directed edges to the k nearest."""
     n, k = layer.ids.shape[0], layer.k
     ids = layer.ids[:, :k].long()
     incoming = torch.bincount(ids.flatten(), minlength=n).double()
