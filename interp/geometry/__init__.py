@@ -31,6 +31,7 @@ from interp.geometry.measure import Measure
 from interp.geometry.measures import CORE, MEASURES, get_measure
 from interp.geometry.neighbors import mutual_knn, nearest
 from interp.geometry.preprocessing import Preprocessing, clip, normalize
+from interp.geometry.probes import LabelOverlap, Probe, knn_label_overlap, linear_probe
 from interp.geometry.regression import r2, ridge_cv
 from interp.geometry.shapes import angular_distance, procrustes
 from interp.geometry.spectra import (
@@ -52,9 +53,11 @@ __all__ = [
     "Distinct",
     "GrideCurve",
     "KCurve",
+    "LabelOverlap",
     "Measure",
     "NCurve",
     "Preprocessing",
+    "Probe",
     "Sums",
     "Totals",
     "alpha",
@@ -76,6 +79,8 @@ __all__ = [
     "gride_curve",
     "gulp",
     "k_curve",
+    "knn_label_overlap",
+    "linear_probe",
     "measure_rows",
     "measures_markdown",
     "mle",
