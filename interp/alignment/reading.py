@@ -25,7 +25,9 @@ class Case(NamedTuple):
     layers: tuple[str, str]
     comparison: Comparison
     p: float
-    """After Holm over all model pairs and measures."""
+    """On all images, of the best layer pair among all, after Holm over model pairs and measures."""
+    tested: Comparison
+    """The comparison behind p."""
     levels: tuple[Level, ...]
     n_cells: int
     """Layer pairs among which it was chosen."""
@@ -49,26 +51,27 @@ def cases(alignment: Alignment) -> list[Case]:
         cell = alignment.cell(*family.best, family.measure)
         names = (alignment.layers[cell.i].name, alignment.layers[cell.j].name)
         models = (family.model_a, family.model_b)
-        comparison, levels = cell.comparison, _levels(cell)
-        out.append(Case(models, names, comparison, family.p_holm, levels, family.n_cells, None))
+        one, levels = cell.comparison, _levels(cell)
+        out.append(Case(models, names, one, family.p_holm, one, levels, family.n_cells, None))
     return out
 
 
-def held_out_cases(choices: Choices) -> list[Case]:
-    """The pairs of layers that one half of the images chose, scored on the other."""
-    return [
-        Case(
-            (one.model_a, one.model_b),
-            (one.layer_a, one.layer_b),
-            one.comparison,
-            one.p_holm,
-            one.levels,
-            one.n_cells,
-            one.half,
-        )
-        for one in choices.choices
-        if one.p_holm is not None
-    ]
+def held_out_cases(alignment: Alignment, choices: Choices) -> list[Case]:
+    """The pairs of layers that one half of the images chose, scored on the other.
+
+    Whether there is any pairing is tested on all images, with p counting the search: halves would
+    only lose power. How much there is, and beside what, is read off the halves.
+    """
+    whole = {(*case.models, case.comparison.measure): case for case in cases(alignment)}
+    out = []
+    for one in sorted(choices.choices, key=lambda choice: choice.half):
+        on_all = whole.get((one.model_a, one.model_b, one.measure))
+        if on_all is not None:
+            layers, value = (one.layer_a, one.layer_b), one.comparison
+            out.append(
+                on_all._replace(layers=layers, comparison=value, levels=one.levels, half=one.half)
+            )
+    return out
 
 
 def _levels(cell: Cell) -> tuple[Level, ...]:
@@ -88,7 +91,7 @@ def judge(case: Case) -> Verdict:
     """
     one = case.comparison
     if case.p > ALPHA:
-        return Verdict("no", f"no, as much is found when images are shuffled{_missed(one)}")
+        return Verdict("no", f"no, as much is found when images are shuffled{_missed(case.tested)}")
     groups: dict[str, list[str]] = {"above": [], "below": [], "undecided": []}
     for level in case.levels:
         names = groups[side(level, one.distance)]
@@ -227,13 +230,14 @@ def _asked(alignment: Alignment, judged: Sequence[Case], unit: str) -> Iterator[
     yield ""
     if any(case.half is not None for case in judged):
         yield (
-            "Layers were chosen on one half of the images and scored on the other, and the other "
-            "way round: the numbers below do not profit from the search."
+            f"p is of all {unit}s. Layers were then chosen on one half of them and scored on the "
+            "other, and the other way round: the values and differences below do not profit from "
+            "the search."
         )
     elif any(case.n_cells > 1 for case in judged):
         yield (
-            "Each number below is the strongest of many layer pairs, on the images on which it was "
-            "chosen: p counts the search, the value and its interval do not, and are too good."
+            f"Each number below is the strongest of many layer pairs, on the {unit}s on which it "
+            "was chosen: p counts the search, the value and its interval do not, and are too good."
         )
 
 
@@ -278,7 +282,7 @@ def _undecided(judged: Sequence[Case]) -> Iterator[str]:
             f"{case.layers[0]} ~ {case.layers[1]}, {case.comparison.measure}",
         )
         if case.p > ALPHA:
-            yield f"- {pair}: p = {case.p:.3f}{_missed(one)}."
+            yield f"- {pair}: p = {case.p:.3f}{_missed(case.tested)}."
         for level in case.levels:
             if side(level, one.distance) != "undecided":
                 continue

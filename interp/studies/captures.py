@@ -1,9 +1,8 @@
 """Models named by spec, shown the images of a study: stores of each and of its untrained twins."""
 
-import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from interp.errors import InputError
 from interp.harvest import capture
@@ -52,6 +51,16 @@ def main_points(model: Model, n_layers: int) -> list[str]:
     return ends[::-1][::stride][::-1]
 
 
+class Captured(NamedTuple):
+    """The stores of one model."""
+
+    store: ActivationStore
+    twins: list[ActivationStore]
+    """In the order of the seeds of their weights."""
+    shared: ActivationStore | None
+    """The same noise for all models and other images: for diffusion models, where asked for."""
+
+
 def capture_model(
     spec: str | Model,
     points: Sequence[str],
@@ -61,24 +70,29 @@ def capture_model(
     seed: int,
     out: Path,
     say: Callable[[str], None],
-) -> tuple[ActivationStore, list[ActivationStore]]:
+    shared_noise: bool = False,
+) -> Captured:
     """Show the images to a model and to its untrained twins; finished stores are used again.
 
-    Returns the model's store and those of its twins, in the order of their seeds.
+    shared_noise: also under noise that all models share, each on images of its own.
     Raises InputError as `load` and `capture`.
     """
     model = _load(spec, showing, None) if isinstance(spec, str) else spec
     names = list(points) or main_points(model, showing.n_layers)
     images = _images(showing, model)
 
-    def read(one: Model) -> ActivationStore:
+    def read(one: Model, noise: str = "own") -> ActivationStore:
         twin = ", untrained" if one.provenance.get("untrained") else ""
-        say(f"capture {one.name}{twin}: {len(names)} points")
-        recipe = _recipe(one, showing, seed)
+        more = ", shared noise" if noise != "own" else ""
+        say(f"capture {one.name}{twin}{more}: {len(names)} points")
+        recipe = _recipe(one, showing, seed, noise)
         return capture(one, names, recipe, out=out, rows=rows, images=images, progress=False)
 
     captured = read(model)
-    return captured, [read(_twin(spec, showing, i + 1)) for i in range(showing.untrained)]
+    noisy = shared_noise and model.log_snr(1.0) is not None
+    shared = read(model, "permuted") if noisy else None
+    twins = [read(_twin(spec, showing, i + 1)) for i in range(showing.untrained)]
+    return Captured(captured, twins, shared)
 
 
 def _load(spec: str, showing: Showing, twin: int | None) -> Model:
@@ -95,18 +109,17 @@ def _twin(spec: str | Model, showing: Showing, number: int) -> Model:
     )
 
 
-def _recipe(model: Model, showing: Showing, seed: int) -> Encoding:
+def _recipe(model: Model, showing: Showing, seed: int, noise: str = "own") -> Encoding:
     model.require("encode")
     reads_text, noisy = model.family == "bridge", model.log_snr(1.0) is not None
-    # Networks that are shown the same noise align through it: everyone has noise of its own.
-    own = hashlib.sha256(f"{model.name} {model.provenance.get('init_seed')}".encode()).digest()
     return Encoding(
         images=showing.images,
         limit=showing.limit,
         size=showing.size,
-        seed=seed + int.from_bytes(own[:4], "big") if noisy else seed,
+        seed=seed,
         log_snr=showing.log_snr if noisy else (),
         draws=showing.draws if noisy else 1,
+        noise=noise if noisy else "own",
         condition="caption" if reads_text else "null",
         # Texts differ in length.
         batch_size=1 if reads_text else showing.batch_size,

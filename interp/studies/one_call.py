@@ -15,18 +15,17 @@ from interp.alignment import (
 )
 from interp.alignment.pairing import pair_up
 from interp.alignment.recipes import RecipeScore, score_models
-from interp.alignment.sources import SPECTRUM, Several, load_levels
+from interp.alignment.sources import Several
 from interp.errors import InputError, InterpError
 from interp.geometry import get_measure
 from interp.stats import needed_permutations
+from interp.studies.beside import prepared, reference_levels, without_constant
 from interp.studies.options import Judging, Showing, split_options
 from interp.studies.record import Study
 from interp.studies.sides import Finding, Labels, Side, find_side, name_models
 
 # A p of 0.002 at best; the number that Holm needs grows with pairs and measures.
 PERMUTATIONS = 500
-# What a language model is compared beside: how many words, and which.
-TEXT_LEVELS = ("words", "caption length")
 
 
 def study(
@@ -92,10 +91,12 @@ def study(
     _check_labels(by_label, named)
     sides = [find_side(label, given, how) for label, given in named.items()]
     sides = _with_twins(sides, twins or {}, how)
-    levels = _levels(sides, references or {}, how)
-    result = _judge(_prepared(sides, judging), levels, judging, say)
+    sides, dead = without_constant(prepared(sides, judging))
+    levels, missing = reference_levels(sides, references or {}, how)
+    result = _judge(sides, levels, judging, say)
     unit = "image" if any(side.store is not None for side in sides) else "row"
-    result = dataclasses.replace(result, made_by=made_by, unit=unit)
+    problems = (*dead, *missing, *result.problems)
+    result = dataclasses.replace(result, problems=problems, made_by=made_by, unit=unit)
     if out is not None:
         result.save(out)
     return result
@@ -129,43 +130,6 @@ def _with_twins(sides: list[Side], twins: Mapping[str, Any], how: Finding) -> li
     return out
 
 
-def _levels(
-    sides: Sequence[Side], references: Mapping[str, Any], how: Finding
-) -> list[str | Representation]:
-    """Reference levels as Representations, "spectrum" by its name."""
-    wanted, stores = how.judging.levels, [side.store for side in sides if side.store is not None]
-    if wanted is None:
-        wanted = ("pixels", "colors") if stores else (SPECTRUM,)
-        wanted += TEXT_LEVELS if any(side.reads_text for side in sides) else ()
-    options = {"pooling": how.judging.pooling, "strata": how.column}
-    source: dict[str, Any] = {"": stores[0]} if stores else {}
-    found: list[str | Representation] = [*load_levels(source, False, wanted, options)]
-    for label, given in references.items():
-        for one in find_side(label, given, how).layers:
-            found.append(dataclasses.replace(one, reference=True))
-    prepared = [one if isinstance(one, str) else _prepare(one, how.judging) for one in found]
-    return [*prepared, *([SPECTRUM] if SPECTRUM in wanted else [])]
-
-
-def _prepared(sides: Sequence[Side], judging: Judging) -> list[Side]:
-    return [
-        dataclasses.replace(
-            side,
-            layers=[_prepare(one, judging) for one in side.layers],
-            twins=[[_prepare(one, judging) for one in some] for some in side.twins],
-        )
-        for side in sides
-    ]
-
-
-def _prepare(one: Representation, judging: Judging) -> Representation:
-    steps = judging.preprocessing
-    if not str(steps):
-        return one
-    how = f"{one.preprocessing}, {steps}"
-    return dataclasses.replace(one, x=steps.apply(one.x, one.name), preprocessing=how)
-
-
 def _judge(
     sides: Sequence[Side],
     levels: Sequence[str | Representation],
@@ -179,6 +143,7 @@ def _judge(
         tests = pairs * len(judging.measures) * 2
         permutations = max(PERMUTATIONS, needed_permutations(tests))
     twins: dict[str, Several] = {side.label: list(side.twins) for side in sides if side.twins}
+    noisy = {side.label: side.noisy for side in sides if side.noisy}
     given: dict[str, Any] = {
         "models": {side.label: side.layers for side in sides},
         "twins": twins,
@@ -189,7 +154,7 @@ def _judge(
     }
     same = ("measures", "pooling", "pairs", "pairing", "n_folds", "n_neighbors", "seed")
     given |= {name: getattr(judging, name) for name in same}
-    alignment = compare_layers(**given)
+    alignment = compare_layers(**given, shared_noise=noisy)
     choices, problems = _halve(alignment, given, judging)
     scores, more = _score(sides, judging, permutations, say)
     return Study(alignment, choices, tuple(scores), (*problems, *more))

@@ -63,8 +63,8 @@ class Judging:
     """Published scores, exactly, beside their calibrated value: "prh"."""
     levels: tuple[str, ...] | None = None
     """Reference levels: pixels, colors, random convolutions, words, tfidf, caption length,
-    spectrum. None: pixels and colors of stores, words and their number where a language model is
-    among them, spectrum for matrices."""
+    spectrum, shared noise (of diffusion models named by spec). None: pixels and colors of stores,
+    words and their number where a language model is among them, spectrum for matrices."""
     pooling: str = "mean"
     """mean over positions, or tokens on a 4 x 4 grid, each position's mean removed."""
     clip: float | None = None

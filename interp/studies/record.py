@@ -39,7 +39,9 @@ class Study:
     @property
     def judged(self) -> list[Case]:
         """The pairs of layers that stand for the pairs of models."""
-        return cases(self.alignment) if self.choices is None else held_out_cases(self.choices)
+        if self.choices is None:
+            return cases(self.alignment)
+        return held_out_cases(self.alignment, self.choices)
 
     @property
     def reading(self) -> str:

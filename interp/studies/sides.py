@@ -24,6 +24,9 @@ from interp.store import ActivationStore, open_store
 from interp.studies.captures import capture_model
 from interp.studies.options import Judging, Showing
 
+# The level that needs captures of its own.
+SHARED_NOISE = "shared noise"
+
 
 @dataclass(frozen=True)
 class Side:
@@ -32,6 +35,8 @@ class Side:
     label: str
     layers: list[Representation]
     twins: list[list[Representation]] = field(default_factory=list)
+    noisy: list[Representation] = field(default_factory=list)
+    """The layers under noise that all models share, on other images."""
     store: ActivationStore | None = None
     reads_text: bool = False
 
@@ -134,11 +139,15 @@ def _named(given: str | Path) -> Any:
 def _captured(label: str, given: str | Model, how: Finding) -> Side:
     rows = Rows(positions="all" if how.judging.pooling == "tokens" else "mean")
     points = how.points.get(label, how.points.get("", ()))
-    more = {"rows": rows, "seed": how.judging.seed, "out": how.activations, "say": how.say}
-    store, twins = capture_model(given, points, how.showing, **more)
-    side = _stored(label, store, how, tuple(store.points))
-    beside = [_stored(label, twin, how, tuple(twin.points)).layers for twin in twins]
-    return Side(label, side.layers, beside, store, side.reads_text)
+    more: dict[str, Any] = {"rows": rows, "seed": how.judging.seed, "out": how.activations}
+    more |= {"say": how.say, "shared_noise": SHARED_NOISE in (how.judging.levels or ())}
+    found = capture_model(given, points, how.showing, **more)
+    side = _stored(label, found.store, how, tuple(found.store.points))
+    twins = [_stored(label, twin, how, tuple(twin.points)).layers for twin in found.twins]
+    noisy = []
+    if found.shared is not None:
+        noisy = _stored(label, found.shared, how, tuple(found.shared.points)).layers
+    return Side(label, side.layers, twins, noisy, side.store, side.reads_text)
 
 
 def _stored(

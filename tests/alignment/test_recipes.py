@@ -69,8 +69,8 @@ def test_layers_of_several_widths_have_thresholds_of_their_own() -> None:
 
 def test_independent_features_score_above_chance_and_calibrate_to_nothing() -> None:
     calibrated, raw, chance, p = [], [], 0.0, []
-    for seed in range(10):
-        x, y = draw(60, 8, 6, seed=seed), draw(60, 8, 6, seed=100 + seed)
+    for seed in range(6):
+        x, y = draw(60, 8, 4, seed=seed), draw(60, 8, 4, seed=100 + seed)
         score = prh(x, y, k=3)
         calibrated.append(score.calibrated)
         raw.append(score.value)
@@ -80,7 +80,7 @@ def test_independent_features_score_above_chance_and_calibrate_to_nothing() -> N
     # The search alone: about half above what one pair has by chance.
     assert min(raw) > 1.25 * chance
     assert np.mean(calibrated) < 0.01
-    assert sorted(p)[2] > 0.05
+    assert sorted(p)[1] > 0.05
 
 
 def test_the_critical_value_is_where_p_reaches_alpha() -> None:
