@@ -6,6 +6,8 @@ from interp.geometry.canonical_pwcca import pwcca
 from interp.geometry.canonical_svcca import svcca
 from interp.geometry.cka import debiased_cka
 from interp.geometry.cka_biased import BothCKA, biased_cka, both_cka
+from interp.geometry.cka_minibatch import minibatch_cka, stream_cka
+from interp.geometry.cka_rbf import rbf_cka, rbf_cka_all
 from interp.geometry.curves import KCurve, k_curve
 from interp.geometry.descriptors import (
     DESCRIPTORS,
@@ -83,6 +85,7 @@ __all__ = [
     "linear_probe",
     "measure_rows",
     "measures_markdown",
+    "minibatch_cka",
     "mle",
     "mutual_knn",
     "n_curve",
@@ -94,7 +97,10 @@ __all__ = [
     "pwcca",
     "r2",
     "rankme",
+    "rbf_cka",
+    "rbf_cka_all",
     "ridge_cv",
+    "stream_cka",
     "sum_deleted",
     "sum_moments",
     "sum_values",

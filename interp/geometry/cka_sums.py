@@ -98,8 +98,10 @@ def _open(x: Any, name: str) -> CKALayer:
         return CKALayer(rows, parts.sum(1), 0.0, 0.0, peaked=float(parts.sum(0).max()) > PEAK)
     as_rows(x[:4], name)
     x = torch.as_tensor(x).detach()
-    mean = sum(x[rows].double().sum(0) for rows in _slices(len(x), CHUNK)) / len(x)
-    norms, columns = torch.zeros(len(x), dtype=torch.float64), torch.zeros_like(mean)
+    norms, mean = (torch.zeros(m, dtype=torch.float64) for m in x.shape)
+    for rows in _slices(len(x), CHUNK):
+        mean += x[rows].double().sum(0) / len(x)
+    columns = torch.zeros_like(mean)
     for rows in _slices(len(x), CHUNK):
         part = (x[rows].double() - mean).square()
         norms[rows] = part.sum(1)
@@ -220,15 +222,15 @@ def gram_permuted(
 
 
 def _in_parts(xs, ys, orders, gram) -> Tensor | None:
+    half = len(ys) // 2 or len(xs) // 2
+    if not half:
+        return None
     if len(ys) > 1:
-        half = len(ys) // 2
         parts = [gram_permuted(xs, part, orders, gram) for part in (ys[:half], ys[half:])]
-        return None if parts[0] is None or parts[1] is None else torch.cat(parts, 2)
-    if len(xs) > 1:
-        half = len(xs) // 2
+    else:
         parts = [gram_permuted(part, ys, orders, gram) for part in (xs[:half], xs[half:])]
-        return None if parts[0] is None or parts[1] is None else torch.cat(parts, 1)
-    return None
+    found = [part for part in parts if part is not None]
+    return torch.cat(found, 2 if len(ys) > 1 else 1) if len(found) == 2 else None
 
 
 def _relabel(fixed: Tensor, moved: np.ndarray, order: np.ndarray) -> Float[Tensor, "a b"]:
