@@ -156,15 +156,9 @@ class Archetypal(SAE):
         with exact(z):
             decoded = sparse_decode(code.values, code.indices, dictionary.to(z.dtype))
         error = z - decoded - self.b_dec
-        dead, aux = context.dead, z.new_zeros(())
-        # A GPU is not asked: AuxK of no dead latent is 0 there too.
-        if dead.device.type != "cpu" or bool(dead.any()):
-            # b_dec is held fixed here: AuxK moves dead latents only.
-            bias = self.b_enc - self.W_enc @ self.b_dec.detach()
-            width = self.aux_k or max(1, self.d_in // 2)
-            aux = auxk_loss(
-                z, error, self.W_enc, bias.to(z.dtype), dictionary.to(z.dtype), dead, width
-            )
+        weights = self.W_enc, self.b_enc, dictionary.to(z.dtype), self.b_dec
+        width = self.aux_k or max(1, self.d_in // 2)
+        aux = auxk_loss(z, error, weights, context.dead, width)
         return Losses(mean_square(error), z.new_zeros(()), aux, code)
 
     def before_step(self) -> None:

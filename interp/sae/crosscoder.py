@@ -149,17 +149,14 @@ class Crosscoder(SAE):
         z = self.normalize(x)
         code = self._encode(z)
         error = z - self.decode_normalized(code)
-        dead, aux, penalty = context.dead, z.new_zeros(()), z.new_zeros(())
+        penalty = z.new_zeros(())
         if self.own.sparsity == "l1":
             rise = min(1.0, context.progress / self.own.l1_warmup) if self.own.l1_warmup else 1.0
             weighted = code.values @ self.site_norms().sum(dim=1)
             penalty = rise * self.own.l1 * weighted.mean()
-        # A GPU is not asked: AuxK of no dead latent is 0 there too.
-        if dead.device.type != "cpu" or bool(dead.any()):
-            # b_dec is held fixed here: AuxK moves dead latents only.
-            bias = self.b_enc - self.W_enc @ self.b_dec.detach()
-            width = self.aux_k or max(1, self.d_in // 2)
-            aux = auxk_loss(z, error, self.W_enc, bias, self.W_dec, dead, width)
+        weights = self.W_enc, self.b_enc, self.W_dec, self.b_dec
+        width = self.aux_k or max(1, self.d_in // 2)
+        aux = auxk_loss(z, error, weights, context.dead, width)
         return Losses(mean_square(error), penalty, aux, code)
 
     def before_step(self) -> None:

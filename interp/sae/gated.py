@@ -98,11 +98,9 @@ class Gated(SAE):
         error = z - self.decode_normalized(code)
         by_gate = gate @ self.W_dec.detach() + self.b_dec.detach()
         penalty = sparsity(gate, self.options, context.progress) + mean_square(z - by_gate)
-        dead, aux = context.dead, z.new_zeros(())
-        if dead.device.type != "cpu" or bool(dead.any()):
-            bias = self.b_gate - self.W_enc @ self.b_dec.detach()
-            width = self.aux_k or max(1, self.d_in // 2)
-            aux = auxk_loss(z, error, self.W_enc, bias, self.W_dec, dead, width)
+        weights = self.W_enc, self.b_gate, self.W_dec, self.b_dec
+        width = self.aux_k or max(1, self.d_in // 2)
+        aux = auxk_loss(z, error, weights, context.dead, width)
         return Losses(mean_square(error), penalty, aux, code)
 
     def before_step(self) -> None:

@@ -202,11 +202,8 @@ class JumpReLU(SAE):
         values, l0 = jump(pre, theta, self.bandwidth)
         code = Code(values, None, self.n_latents)
         error = z - self.decode_normalized(code)
-        dead, aux = context.dead, z.new_zeros(())
-        # A GPU is not asked: AuxK of no dead latent is 0 there too.
-        if dead.device.type != "cpu" or bool(dead.any()):
-            bias = self.b_enc - self.W_enc @ self.b_dec.detach()
-            aux = auxk_loss(z, error, self.W_enc, bias, self.W_dec, dead, self.aux_width)
+        weights = self.W_enc, self.b_enc, self.W_dec, self.b_dec
+        aux = auxk_loss(z, error, weights, context.dead, self.aux_width)
         ramp = min(1.0, context.progress / self.ramp) if self.ramp else 1.0
         penalty = ramp * self.coefficient * self._penalty(values, l0)
         if self.pre_act:

@@ -95,24 +95,22 @@ def dead_capacity(dead: Bool[Tensor, " m"], aux_k: int) -> int | None:
 def auxk_loss(
     normalized: Float[Tensor, "n d"],
     residual: Float[Tensor, "n d"],
-    encoder: Float[Tensor, "m d"],
-    bias: Float[Tensor, " m"],
-    decoder: Float[Tensor, "m d"],
+    weights: tuple[Tensor, Tensor, Tensor, Tensor],
     dead: Bool[Tensor, " m"],
     aux_k: int,
 ) -> Float[Tensor, ""]:
     """Let the dead latents alone explain the residual, so that gradient reaches their encoder rows.
 
-    p = x W_dead^T + b_dead,  e_hat = sum of the aux_k largest max(p, 0) times their decoder rows,
+    p = (x - center) W_dead^T + b_dead,
+    e_hat = sum of the aux_k largest max(p, 0) times their decoder rows,
     loss = (1/n) sum_r ||e_r - e_hat_r||^2 with the residual e held fixed
 
     Args:
         normalized: [n, d] centered and scaled rows x.
         residual: [n, d] x - x_hat; detached here.
-        encoder: [m, d] encoder rows.
-        bias: [m] encoder bias.
-        decoder: [m, d] dictionary.
-        dead: [m] bool, True for latents that have not fired in the window; at least one.
+        weights: encoder [m, d], its bias [m], decoder [m, d], and the center [d], the shift of the
+            encoder's input, which is held fixed: AuxK moves dead latents only.
+        dead: [m] bool, True for latents that have not fired in the window; of none the loss is 0.
         aux_k: dead latents per row, cut to their number.
 
     Returns:
@@ -121,8 +119,13 @@ def auxk_loss(
 
     Source: Gao et al. 2024 (arXiv 2406.04093), section 2.4 and appendix A.2.
     """
+    # A GPU is not asked: AuxK of no dead latent is 0 there too.
+    if dead.device.type == "cpu" and not bool(dead.any()):
+        return normalized.new_zeros(())
+    encoder, bias, decoder, center = weights
     capacity = dead_capacity(dead, aux_k)
     with exact(normalized):
+        bias = bias - encoder @ center.detach()
         found = auxk(
             normalized, residual.detach(), encoder, bias, decoder, dead, aux_k, capacity=capacity,
             backend=AUX_BACKEND,

@@ -240,11 +240,8 @@ class Matryoshka(SAE):
         code = self._encode_topk(z) if self.selection == "topk" else self._select(z)
         errors = prefix_errors(z - self.b_dec, code, self.W_dec, self.groups)
         terms = torch.stack([mean_square(error) for error in errors])
-        dead, aux = context.dead, z.new_zeros(())
-        # A GPU is not asked: AuxK of no dead latent is 0 there too.
-        if dead.device.type != "cpu" or bool(dead.any()):
-            bias = self.b_enc - self.W_enc @ self.b_dec.detach()
-            aux = auxk_loss(z, errors[-1], self.W_enc, bias, self.W_dec, dead, self.aux_width)
+        weights = self.W_enc, self.b_enc, self.W_dec, self.b_dec
+        aux = auxk_loss(z, errors[-1], weights, context.dead, self.aux_width)
         return Losses(terms[-1], terms.mean() - terms[-1], aux, code)
 
     @property

@@ -160,11 +160,9 @@ class ReLU(SAE):
         z = self.normalize(x)
         code = self._encode(z)
         error = z - self.decode_normalized(code)
-        dead, aux = context.dead, z.new_zeros(())
-        if dead.device.type != "cpu" or bool(dead.any()):
-            bias = self.b_enc - self.W_enc @ self.b_dec.detach()
-            width = self.aux_k or max(1, self.d_in // 2)
-            aux = auxk_loss(z, error, self.W_enc, bias, self.W_dec, dead, width)
+        weights = self.W_enc, self.b_enc, self.W_dec, self.b_dec
+        width = self.aux_k or max(1, self.d_in // 2)
+        aux = auxk_loss(z, error, weights, context.dead, width)
         penalty = sparsity(code.values, self.options, context.progress)
         return Losses(mean_square(error), penalty, aux, code)
 

@@ -97,12 +97,8 @@ class TopK(SAE):
         z, bias = self.normalize(x), self._bias()
         code = self._encode(z, bias)
         error = z - self.decode_normalized(code)
-        dead, aux = context.dead, z.new_zeros(())
-        # A GPU is not asked: AuxK of no dead latent is 0 there too.
-        if dead.device.type != "cpu" or bool(dead.any()):
-            # b_dec is held fixed here: AuxK moves dead latents only.
-            bias = self.b_enc - self.W_enc @ self.b_dec.detach()
-            aux = auxk_loss(z, error, self.W_enc, bias, self.W_dec, dead, self.aux_width)
+        weights = self.W_enc, self.b_enc, self.W_dec, self.b_dec
+        aux = auxk_loss(z, error, weights, context.dead, self.aux_width)
         return Losses(mean_square(error), z.new_zeros(()), aux, code)
 
     @property
