@@ -12,6 +12,7 @@ import numpy as np
 
 from interp.dashboards import records
 from interp.dashboards.encode import plain, write_data
+from interp.dashboards.matches import find_pictures, write_matches
 from interp.dashboards.schema import check_features
 from interp.dashboards.shards import SHARD_SIZE, highlights, write_features
 from interp.dashboards.thumbnails import (
@@ -43,10 +44,19 @@ SCRIPTS = (
     "overview.js",
     "matrix.js",
     "pair.js",
+    "matched.js",
     "compare.js",
     "main.js",
 )
-STYLES = ("base.css", "controls.css", "pages.css", "feature.css", "compare.css", "narrow.css")
+STYLES = (
+    "base.css",
+    "controls.css",
+    "pages.css",
+    "feature.css",
+    "compare.css",
+    "matched.css",
+    "narrow.css",
+)
 _MARK = '<meta name="generator" content="interp dashboard">'
 _BUNDLE = "bundle"
 
@@ -57,6 +67,7 @@ def build_dashboard(
     stores: Mapping[str, Any] | Iterable[Any] = (),
     *,
     alignments: Sequence[Any] = (),
+    matches: Sequence[Any] = (),
     evaluations: Mapping[str, Any] | Sequence[Any] | None = None,
     substitutions: Mapping[str, Any] | Sequence[Any] | None = None,
     cards: Sequence[Any] = (),
@@ -75,6 +86,8 @@ def build_dashboard(
         stores: the activation stores the features were described on, for their pictures: a mapping
             from store hash, or the stores (or their paths) in any order.
         alignments: results of `compare_layers`, or the files they were saved to.
+        matches: results of `match_features`, or the files they were saved to; a cell of an
+            alignment's matrix whose two layers have one opens it. Needs the stores' pictures.
         evaluations: results of `evaluate`, by SAE digest or in the order of `features`.
         substitutions: results of `substitute`, likewise.
         cards: model cards: mappings or records with `name`; `undertrained`, or `undertrained` in
@@ -90,6 +103,11 @@ def build_dashboard(
     out = Path(out)
     loaded = [_load(item, "interp.features", "Features") for item in features]
     aligned = [_load(item, "interp.alignment", "Alignment") for item in alignments]
+    matched = [_load(item, "interp.alignment.matching", "FeatureMatches") for item in matches]
+    if matched and not aligned:
+        raise InputError(
+            f"{len(matched)} matches without an alignment: they open from its cells; pass both"
+        )
     if not loaded and not aligned:
         raise InputError("nothing to show: pass at least one Features or one Alignment")
     for item in loaded:
@@ -97,6 +115,7 @@ def build_dashboard(
     by_hash = _stores(stores)
     _check_stores(loaded, by_hash)
     _check_target(out)
+    pictures = [find_pictures(item, by_hash) for item in matched]
     measured = _measured(loaded, evaluations, substitutions)
     out.mkdir(parents=True, exist_ok=True)
     building = out / f".{_BUNDLE}-{os.getpid()}"
@@ -104,8 +123,11 @@ def build_dashboard(
     meta["provenance"] = plain(provenance or {})
     try:
         meta["cards"] = _write_cards(cards, building / "cards")
-        meta["saes"] = _write_saes(loaded, by_hash, measured, building)
+        _write_pictures(loaded, pictures, by_hash, building)
+        meta["saes"] = _write_saes(loaded, measured, building)
         meta["alignments"] = _write_alignments(aligned, building / "data")
+        digests = [str(item.sae["digest"]) for item in loaded]
+        meta["matches"] = write_matches(matched, pictures, digests, aligned, building / "data")
         _mark_undertrained(meta)
         write_data(building / "data", "meta", meta)
         _write_assets(building / "assets")
@@ -166,19 +188,28 @@ def _check_target(out: Path) -> None:
         )
 
 
-def _write_saes(
-    features: Sequence[Any], stores: Mapping[str, Any], measured: dict[str, list], folder: Path
-) -> list[dict[str, Any]]:
+def _write_pictures(
+    features: Sequence[Any], pictures: Sequence[Any], stores: Mapping[str, Any], folder: Path
+) -> None:
+    """Write what the pages show of each store: pictures and captions of the used generations."""
     used: dict[str, list[np.ndarray]] = {}
     for item in features:
         generation = np.asarray(item.example_generation)
         shown = generation[(np.asarray(item.example_row) >= 0) & (generation >= 0)]
         used.setdefault(item.store["hash"], []).append(shown.ravel())
+    for where in pictures:
+        if where.store:
+            used.setdefault(where.store, []).append(where.generations[where.generations >= 0])
     for key, parts in used.items():
         generations = np.unique(np.concatenate(parts)).astype(np.int64)
         short = short_hash(key)
         size = write_thumbnails(stores[key], generations, folder / "thumbs" / short)
         write_generations(stores[key], generations, size, folder / "data" / "store", short)
+
+
+def _write_saes(
+    features: Sequence[Any], measured: dict[str, list], folder: Path
+) -> list[dict[str, Any]]:
     found = []
     for index, item in enumerate(features):
         n_shards = write_features(item, index, folder / "data")

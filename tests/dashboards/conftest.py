@@ -25,6 +25,7 @@ from tests.dashboards.synthetic import (
     with_few_rows,
 )
 from tests.dashboards.synthetic_alignment import alignment
+from tests.dashboards.synthetic_matches import matches
 
 
 @pytest.fixture(scope="session")
@@ -45,6 +46,7 @@ def bundle(tmp_path_factory) -> Path:
         found,
         [store, vectors, hostile],
         alignments=[alignment(n_blocks=4), alignment(n_blocks=3, sample_set="samples")],
+        matches=[matches(store)],
         evaluations=[evaluation(), None, None],
         cards=[
             {

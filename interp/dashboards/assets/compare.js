@@ -1,4 +1,4 @@
-/* The comparison page: matrix, the chosen pair, layer profiles, and the best layers with their caveat. */
+/* The comparison page: matrix, the chosen pair with its matched features, layer profiles, the best layers. */
 "use strict";
 
 INTERP.compare = (function () {
@@ -148,9 +148,12 @@ INTERP.compare = (function () {
       color: look.color,
       tokens,
       selected: ordered(pair, rows, columns),
+      marked: (i, j) =>
+        i !== j && INTERP.matched.find(state.alignment, [data.layers[i], data.layers[j]]) !== null,
       describe: tooltip(data),
       choose: (i, j) => INTERP.state.set({ cell: i + "," + j }, true),
     });
+    const matched = await INTERP.matched.panel(data, state, pair);
     const [model, against] = profileEnds(data, pair, rows);
     const curve = INTERP.panels.panel(
       "Layer by layer",
@@ -186,15 +189,41 @@ INTERP.compare = (function () {
         el(
           "div",
           { class: "split" },
-          el("div", { class: "panel" }, look.legend, matrix, levelNote(data)),
-          detail(data, pair, measure),
+          el(
+            "div",
+            { class: "panel" },
+            look.legend,
+            matrix,
+            levelNote(data),
+            INTERP.matched.cells(data, state, rows, columns, lookup),
+          ),
+          withJump(detail(data, pair, measure), matched),
         ),
+        matched,
         curve,
         best(meta, state, measure),
         data.note ? el("p", { class: "note wide", text: data.note }) : null,
       ),
     );
     matrix.paint();
+  }
+
+  /* The matched features stand below a matrix that may fill the window. */
+  function withJump(detail, matched) {
+    if (matched)
+      detail.querySelector(".panel-head").after(
+        el("button", {
+          type: "button",
+          class: "button",
+          id: "to-matched",
+          text: "Matched features ↓",
+          onclick: () => {
+            matched.scrollIntoView({ block: "start" });
+            matched.focus({ preventScroll: true });
+          },
+        }),
+      );
+    return detail;
   }
 
   function levelNote(data) {

@@ -73,7 +73,8 @@ INTERP.matrix = (function () {
     };
   }
 
-  /* spec: layers, rows, columns, lookup(i, j) -> cell or null, color(cell) -> css, selected [i, j]. */
+  /* spec: layers, rows, columns, lookup(i, j) -> cell or null, color(cell) -> css, selected [i, j],
+     marked(i, j) -> whether the cell opens more than its numbers. */
   function paint(canvas, spec, cursor) {
     const ratio = window.devicePixelRatio || 1;
     const context = canvas.getContext("2d");
@@ -94,12 +95,33 @@ INTERP.matrix = (function () {
           shape.cell - gap,
           shape.cell - gap,
         );
+        if (cell && spec.marked && spec.marked(i, j)) corner(context, spec, shape, r, c, gap);
       }),
     );
     labels(context, spec, shape);
     outline(context, spec, shape, spec.selected, 2.5);
     if (cursor) outline(context, spec, shape, [spec.rows[cursor[0]], spec.columns[cursor[1]]], 1.5);
     return shape;
+  }
+
+  /* A dark corner with a light edge, seen on every color: this cell opens more. */
+  function corner(context, spec, shape, r, c, gap) {
+    const right = shape.left + (c + 1) * shape.cell - gap;
+    const top = shape.top + r * shape.cell;
+    const side = Math.max(5, 0.42 * shape.cell);
+    context.beginPath();
+    context.moveTo(right - side, top);
+    context.lineTo(right, top);
+    context.lineTo(right, top + side);
+    context.closePath();
+    context.fillStyle = "#101418";
+    context.fill();
+    context.strokeStyle = "#ffffff";
+    context.lineWidth = 1;
+    context.beginPath();
+    context.moveTo(right - side, top);
+    context.lineTo(right, top + side);
+    context.stroke();
   }
 
   function outline(context, spec, shape, pair, width) {
