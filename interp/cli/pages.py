@@ -23,6 +23,8 @@ class DashboardBuild:
     """Stores that the features were described on, for their images."""
     alignments: tuple[Path, ...] = ()
     """Files of `interp compare`."""
+    matches: tuple[Path, ...] = ()
+    """Files of `interp sae match`; cells of the comparison open them."""
     out: Path = Path("dashboard")
     """Folder of the page."""
     title: str = "Features and alignments"
@@ -31,7 +33,12 @@ class DashboardBuild:
     def run(self) -> None:
         """Print the page's path."""
         page = interp.build_dashboard(
-            self.out, self.features, self.stores, alignments=self.alignments, title=self.title
+            self.out,
+            self.features,
+            self.stores,
+            alignments=self.alignments,
+            matches=self.matches,
+            title=self.title,
         )
         print(page)
 
