@@ -169,6 +169,9 @@ def compute_block(
     them, else by the permutations. A measure with a direction is taken both ways, from the same
     pairings, and both ways are one family.
     """
+    if not used.spec.paired:
+        # Without partners there is no pairing to permute.
+        orders = None
     forward = _one_way(used, layers, setting, orders, folds)
     parts = [forward]
     if not used.spec.symmetric:

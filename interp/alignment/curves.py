@@ -32,6 +32,7 @@ from interp.alignment.representations import Representation
 from interp.alignment.saving import plain, read_json, write_json
 from interp.errors import InputError
 from interp.geometry import get_measure
+from interp.geometry.curves import FRACTIONS
 from interp.geometry.neighbors import FRACTION, count_neighbors
 from interp.stats import FOLDS
 
@@ -41,9 +42,6 @@ FORMAT = 1
 NULL_DRAWS = 100
 # Subsamples per size: their spread is then known to a third.
 DRAWS = 5
-# Fractions of n that stand for "a few neighbors" to "the neighborhood": Huh et al. 2024 take 10 of
-# 1024, the first decade around it.
-FRACTIONS = (0.005, 0.01, 0.02, 0.05, 0.1)
 # Halvings of the whole sample that the default sizes go down to.
 HALVINGS = 4
 # A neighbor measure needs this many neighbors in the smallest subsample (k b / n >= 4).

@@ -112,7 +112,8 @@ def compare_layers(
     job = Job(layers, [one for one in beside if one.counts], tuple(measures), setting)
     tested = tested_pairs(job.models, pairs)
     if n_permutations and tested:
-        check_permutations(n_permutations, len(tested) * len(measures))
+        paired_measures = [name for name in measures if get_measure(name).paired]
+        check_permutations(n_permutations, max(1, len(tested) * len(paired_measures)))
     return _run(job, tested, strata, progress)
 
 
