@@ -72,6 +72,7 @@ MEASURES: dict[str, Measure] = {
     "cca": spectral(
         cca,
         mean_correlation,
+        spectrum=False,
         definition="mean canonical correlation, over the smaller of the two ranks",
         source="Raghu et al. 2017",
         cost="n d^2 once per layer; a pair or a permutation n d e + min(d, e)^3",
@@ -83,6 +84,7 @@ MEASURES: dict[str, Measure] = {
         cca_r2,
         Traces(ones, ones, _per_correlation),
         exact=True,
+        spectrum=False,
         definition="mean squared canonical correlation: tr(P_X P_Y) over the smaller rank",
         source="Kornblith et al. 2019, table 1 (R^2_CCA)",
         cost="n d^2 once per layer; a pair n d e; a permutation n d e or n^2 / 2, the cheaper",

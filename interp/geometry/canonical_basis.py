@@ -83,13 +83,19 @@ def _decomposed(rows: Tensor, tolerance: float) -> Basis:
 
 
 def leave_out(
-    basis: Basis, rows: Int[Tensor, " m"], fold: int, *, standardized: bool = False
+    basis: Basis,
+    rows: Int[Tensor, " m"],
+    fold: int,
+    *,
+    standardized: bool = False,
+    spectrum: bool = True,
 ) -> Basis:
     """The basis of the rows that are left, from that of all of them.
 
     With G = U'U of the kept, recentered rows (well conditioned: 1 minus what leaves) = V L V',
     kept features are (U V L^-1/2) (L^1/2 V' diag(s) R): one more SVD, of the right factor, [r, d].
-    Cost m r^2 + r^2 d, where decomposing the kept rows again costs n r d at a larger constant.
+    Cost n r^2 + r^2 d. spectrum: False where only the column space matters; no SVD then, and `s`
+    is NaN.
     """
     n = basis.u.shape[0]
     left = n - len(rows)
@@ -99,25 +105,23 @@ def leave_out(
         )
     gone = basis.u[rows]
     mean = -gone.sum(0) / left
-    gram = (
-        torch.eye(basis.rank, dtype=torch.float64) - gone.T @ gone - left * torch.outer(mean, mean)
-    )
-    share, v = torch.linalg.eigh(gram)
+    gram = torch.eye(basis.rank, dtype=torch.float64) - gone.T @ gone
+    share, v = torch.linalg.eigh(gram - left * torch.outer(mean, mean))
     v, share = v[:, share > GONE], share[share > GONE]
-    factor = share.sqrt()[:, None] * (v.T @ (basis.s[:, None] * basis.right))
+    before = basis.s[:, None] * basis.right
+    factor = share.sqrt()[:, None] * (v.T @ before)
     if standardized:
-        norms, before = (
-            torch.linalg.vector_norm(part, dim=0)
-            for part in (factor, basis.s[:, None] * basis.right)
-        )
-        factor = torch.where(norms > GONE**0.5 * before, factor / norms, 0.0)
+        norms, whole = (torch.linalg.vector_norm(part, dim=0) for part in (factor, before))
+        factor = torch.where(norms > GONE**0.5 * whole, factor / norms, 0.0)
     if not bool(torch.linalg.vector_norm(factor) > GONE**0.5):
         raise InputError(f"without fold {fold} a representation is constant: use fewer folds")
-    small = _decomposed(factor, RANK)
     kept = torch.ones(n, dtype=torch.bool)
     kept[rows] = False
-    u = (basis.u[kept] - mean) @ (v / share.sqrt() @ small.u)
-    return Basis(u, small.s, small.right)
+    whiten, u = v / share.sqrt(), basis.u[kept] - mean
+    if not spectrum:
+        return Basis(u @ whiten, torch.full_like(share, torch.nan), basis.right)
+    small = _decomposed(factor, RANK)
+    return Basis(u @ (whiten @ small.u), small.s, small.right)
 
 
 def fold_members(folds: Int[np.ndarray, " n"]) -> list[Int[Tensor, " m"]]:
@@ -129,13 +133,20 @@ Score = Callable[[Basis, Basis], float]
 
 
 def spectral(
-    function: Callable[..., float], score: Score, *, standardized: bool = False, **fields: Any
+    function: Callable[..., float],
+    score: Score,
+    *,
+    standardized: bool = False,
+    spectrum: bool = True,
+    **fields: Any,
 ) -> Measure:
     """A measure of two bases: prepared once per layer, permuted and deleted without a new one.
 
-    score(p, q): value of one pair. fields: those of Measure, `values`, `permuted`, `moments` too
-    where there is a faster way than one score per pair.
+    score(p, q): value of one pair. standardized, spectrum: as for `leave_out`. fields: those of
+    Measure, `values`, `permuted`, `moments` too where there is a faster way than scoring pairs.
     """
+
+    how = {"standardized": standardized, "spectrum": spectrum}
 
     def values(xs: Sequence[Basis], ys: Sequence[Basis]) -> Tensor:
         same_rows(xs[0].u, ys[0].u)
@@ -160,8 +171,7 @@ def spectral(
 
         def one(fold: int, rows: Tensor) -> list[list[float]]:
             first, second = (
-                [leave_out(p, rows, fold, standardized=standardized) for p in layers]
-                for layers in (xs, ys)
+                [leave_out(p, rows, fold, **how) for p in layers] for layers in (xs, ys)
             )
             return [[score(p, q) for q in second] for p in first]
 
