@@ -9,6 +9,7 @@ captures.
 """
 
 import dataclasses
+import hashlib
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -214,7 +215,8 @@ def matched_spectrum(one: Representation, draw: int = 0, seed: int = 0) -> Repre
     mean = flat.mean(0)
     _, values, right = torch.linalg.svd(flat - mean, full_matrices=False)
     rank = min(len(values), len(flat) - 1)
-    name = int.from_bytes(f"{one.name}".encode().ljust(1, b"."), "big") % (1 << 63)
+    # Of the whole name: layers of two models often end alike, and may not share a draw.
+    name = int.from_bytes(hashlib.sha256(one.name.encode()).digest()[:8], "big")
     rng = np.random.default_rng([seed, draw, name])
     noise = torch.from_numpy(rng.standard_normal((len(flat), rank)))
     left, _ = torch.linalg.qr(noise - noise.mean(0))
