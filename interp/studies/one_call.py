@@ -93,7 +93,7 @@ def study(
     sides = _with_twins(sides, twins or {}, how)
     sides, dead = without_constant(prepared(sides, judging))
     levels, missing = reference_levels(sides, references or {}, how)
-    result = _judge(sides, levels, judging, say)
+    result = _judge(sides, levels, how)
     unit = "image" if any(side.store is not None for side in sides) else "row"
     problems = (*dead, *missing, *result.problems)
     result = dataclasses.replace(result, problems=problems, made_by=made_by, unit=unit)
@@ -133,9 +133,9 @@ def _with_twins(sides: list[Side], twins: Mapping[str, Any], how: Finding) -> li
 def _judge(
     sides: Sequence[Side],
     levels: Sequence[str | Representation],
-    judging: Judging,
-    say: Callable[[str], None],
+    how: Finding,
 ) -> Study:
+    judging, say = how.judging, how.say
     pairs = len(judging.pairs or ()) or len(sides) * (len(sides) - 1) // 2
     permutations = judging.n_permutations
     if permutations is None:
@@ -149,6 +149,7 @@ def _judge(
         "twins": twins,
         "pixels": False,
         "levels": levels,
+        "strata": how.column or "group",
         "n_permutations": permutations,
         "progress": say,
     }

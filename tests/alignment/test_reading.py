@@ -202,4 +202,4 @@ def test_files_of_before_there_were_levels_are_read() -> None:
 def test_every_level_has_words() -> None:
     (line,) = level_words(["mine/code"])
     assert line.startswith("- mine/code: given by you")
-    assert all(list(level_words([name]))[0].endswith(".") for name in LEVELS)
+    assert all(next(iter(level_words([name]))).endswith(".") for name in LEVELS)
