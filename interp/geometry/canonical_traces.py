@@ -136,7 +136,7 @@ def trace_moments(
     """Exact mean and sd of tr(K L) over all n! pairings (module docstring). Cost n r^2 a layer."""
     n = first[0].shape[0]
     x, y = (torch.stack([_sums(a) for a in part]) for part in (first, second))
-    return pairing_moments(x[:, None], y[None, :], n)
+    return centered_moments(x[:, None], y[None, :], n)
 
 
 def _sums(a: Tensor) -> Float[Tensor, "3"]:
@@ -144,7 +144,7 @@ def _sums(a: Tensor) -> Float[Tensor, "3"]:
     return torch.stack([rows.sum(), (a.T @ a).square().sum(), rows @ rows])
 
 
-def pairing_moments(
+def centered_moments(
     x: Float[Tensor, "... 3"], y: Float[Tensor, "... 3"], n: int
 ) -> tuple[Tensor, Tensor]:
     """Mean and sd of tr(K L) from (tr K, ||K||^2, sum K_ii^2) of either side; n >= 4."""

@@ -18,6 +18,13 @@ second, fold after fold with `shift=total.shift`, each part, and `subtract` the 
 Cost: n (sum d^2 + sum e^2 + D E) multiply-adds in float64. A chunk with rows of all folds touches
 all accumulators: hand rows over in the order of their folds, or in chunks of many rows.
 
+    sums = Sums([320, 640], [768], n_folds=20)
+    for xs, ys, folds in chunks:          # xs: [m, 320] and [m, 640]; ys: [m, 768]; folds: [m]
+        sums.add(xs, ys, folds)
+    totals = sums.finish()
+    value = sum_values(totals, "cka")     # [2, 1]
+    interval = jackknife(value.numpy(), sum_deleted(totals, "cka").numpy())
+
 What cannot come from one pass: neighbors, RDMs, permutations, and the null sd of measures that
 whiten (it needs the leverage of every row).
 """
@@ -97,10 +104,11 @@ class Sums:
         size = accumulator_bytes(widths_x, widths_y, n_folds)
         if size > max_bytes:
             most = int(max_bytes // accumulator_bytes(widths_x, widths_y, 1))
+            fewer = f"at most {most} folds, or two passes" if most else "fewer layers at a time"
             raise InputError(
                 f"sums of total widths {sum(widths_x)} and {sum(widths_y)} in {n_folds} folds take "
-                f"{size / 1e9:.3g} GB, more than max_bytes = {max_bytes / 1e9:.3g} GB; use at most "
-                f"{most} folds, fewer layers at a time, or two passes (see interp.geometry.sums)"
+                f"{size / 1e9:.3g} GB, more than max_bytes = {max_bytes / 1e9:.3g} GB; use {fewer} "
+                "(see interp.geometry.sums)"
             )
         self.shift = shift
         self._rows = 0

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from interp.errors import InputError
 from interp.geometry.canonical_gulp import RIDGE
-from interp.geometry.canonical_traces import pairing_moments
+from interp.geometry.canonical_traces import centered_moments
 from interp.geometry.cka import DEGENERATE
 from interp.geometry.sums import Side, Totals, fold, pooled, subtract
 
@@ -105,7 +105,7 @@ def sum_moments(totals: Totals, name: str) -> tuple[Tensor, Tensor | None]:
             for part in (sample.xs, sample.ys)
         )
         scale = (x[:, None, 1] * y[None, :, 1]).sqrt()
-        mean, sd = pairing_moments(x[:, None], y[None, :], n)
+        mean, sd = centered_moments(x[:, None], y[None, :], n)
         return mean / scale, sd / scale
     if name not in ("cca_r2", "r2"):
         raise InputError(

@@ -156,6 +156,8 @@ def test_sums_that_would_not_fit_say_how_many_folds_do() -> None:
     one = accumulator_bytes([1024] * 4, [1024] * 4)
     with pytest.raises(InputError, match=r"in 20 folds take .* GB.*at most 4 folds"):
         Sums([1024] * 4, [1024] * 4, 20, max_bytes=4 * one + 1)
+    with pytest.raises(InputError, match=r"in 1 folds take 14.1 GB.*use fewer layers at a time"):
+        Sums([1024] * 40, [1024] * 40)
     # Wide in memory as it says.
     sums = Sums([30, 20], [10], 3)
     tensors = [t for t in sums.totals if isinstance(t, torch.Tensor)]
