@@ -1,21 +1,120 @@
 """Error rates under the null and coverage of intervals, measured."""
 
+import dataclasses
+import functools
+import json
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from analyses.calibration.cells import Config, Task, code, key, run, tasks
+from analyses.calibration.report import draw as draw_figure
+from analyses.calibration.report import place, summarize, tables
+from analyses.calibration.run import HERE, finished
+from analyses.calibration.scenarios import SCENARIOS
 from interp.alignment import compare
-from interp.geometry import MEASURES
+from interp.geometry import CORE, MEASURES
+from interp.stats import acceptance_band
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
+def settings(**more) -> Config:
+    raw = json.loads((HERE / "config.json").read_text())
+    read = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
+    return Config(**{**read, **more})
+
+
+# One of each scheme, the hardest: no variance, uneven sources, uneven clusters.
+QUICK = ("heavy tails", "uneven sources", "uneven clusters")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("measure", sorted(MEASURES))
+def test_every_measure_rejects_as_often_as_it_says_under_every_scheme(measure: str) -> None:
+    config = settings(repeats=60)
+    for scenario in QUICK:
+        cell = run(Task("null", measure, scenario), config)
+        assert "refused" not in cell
+        band = acceptance_band(cell["repeats"], 0.05, len(QUICK) * len(MEASURES))
+        assert place(cell["count"], cell["randomized"], band) != "outside", (cell, band)
+
+
+@pytest.mark.parametrize("measure", CORE)
+def test_the_calibration_sees_a_scheme_that_is_wrong(measure: str) -> None:
+    config = settings(wrong_repeats=12)
+    for scenario in ("two sources", "near copies"):
+        cell = run(Task("wrong", measure, scenario), config)
+        # Twelve true nulls give four rejections or more with probability 2e-3.
+        assert cell["count"] >= 4, cell
+
+
+@functools.cache
+def small() -> tuple[Config, list[dict]]:
+    more = {"repeats": 12, "power_repeats": 10, "wrong_repeats": 10, "coverage_repeats": 10}
+    config = settings(**more, strengths=(0.4, 1.6), population_n=100)
+    kept = ("iid", "two sources", "near copies")
+    todo = [t for t in tasks(["cka"], config) if t.kind != "null" or t.scenario in kept]
+    return config, [{"key": key(t, config), "code": "", **run(t, config)} for t in todo]
+
+
+def test_the_summary_judges_every_cell_and_says_what_is_outside() -> None:
+    config, cells = small()
+    results = summarize(cells, config)
+    assert results["verdict"] == "4 cells of 1 measures: no cell outside of the band"
+    results["config"] = dataclasses.asdict(config)
+    row = results["measures"]["cka"]
+    assert row["repeats"] == 4 * 12
+    assert set(row["by_scheme"]) == {"free", "strata", "clusters", "max-T"}
+    assert row["power"]["1.6"][0] == 1
+    assert len(draw_figure(results).data) > 4
+    assert "| `cka` |" in tables(results)
+    broken = [c | {"count": 12, "randomized": 12} if c["kind"] == "null" else c for c in cells]
+    assert "OUTSIDE: cka, iid; cka, near copies" in summarize(broken, config)["verdict"]
+
+
+def test_a_cell_does_not_depend_on_what_ran_before_it() -> None:
+    config, cells = small()
+    task = Task("null", "cka", "two sources")
+    both = run(task, dataclasses.replace(config, repeats=24))
+    second = run(dataclasses.replace(task, batch=1), config)
+    again = run(task, config)
+    first = next(c for c in cells if (c["kind"], c["scenario"]) == ("null", "two sources"))
+    assert (again["count"], again["randomized"]) == (first["count"], first["randomized"])
+    assert second["count"] == both["count"] - first["count"]
+    assert key(task, config) == first["key"] != key(task, settings())
+    assert code("cka") != code("procrustes")
+
+
+def test_a_line_that_was_cut_off_is_run_again(tmp_path: Path) -> None:
+    path = tmp_path / "cells.jsonl"
+    path.write_text('{"key": "a", "count": 1}\n{"key": "b", "cou')
+    assert list(finished(path)) == ["a"]
+    assert finished(tmp_path / "none.jsonl") == {}
+
+
+def test_ties_may_only_make_a_test_conservative() -> None:
+    assert place(5, 5, (1, 12)) == "inside"
+    assert place(0, 5, (1, 12)) == "conservative"
+    assert place(0, 0, (1, 12)) == place(13, 5, (1, 12)) == place(5, 13, (1, 12)) == "outside"
+
+
+def test_every_scheme_has_scenarios_and_none_has_labels_that_it_does_not_use() -> None:
+    for name, scenario in SCENARIOS.items():
+        pair = scenario.draw(np.random.default_rng(0))
+        assert len(pair.x) == len(pair.y), name
+        assert (pair.clusters is not None) == (scenario.scheme == "clusters"), name
+        assert (pair.strata is not None) >= (scenario.scheme == "strata"), name
+    assert {one.scheme for one in SCENARIOS.values()} == {"free", "strata", "clusters"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("measure", CORE)
 @pytest.mark.parametrize("design", ["free", "strata", "clusters"])
 def test_type_one_error_is_nominal_under_the_null(measure: str, design: str) -> None:
     n, repeats, rejected = 32, 300, 0
