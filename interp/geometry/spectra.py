@@ -31,7 +31,7 @@ RANKME_EPSILON = 1e-7
 ALPHA_FIRST, ALPHA_LAST = 11, 500
 # Ranks below which a slope says nothing.
 ALPHA_LEAST = 5
-# Eigenvalues below this share of the largest are rounding.
+# Eigenvalues below this share of the largest are rounding and count as 0.
 ZERO = 1e-12
 
 
@@ -53,7 +53,8 @@ def _squared_singular(rows: Tensor, name: str) -> Float[Tensor, " r"]:
             f"matrix of width {min(n, d)} > {MAX_EIGEN}; take a subsample, or participation_ratio"
         )
     gram = rows.T @ rows if d <= n else rows @ rows.T
-    return torch.linalg.eigvalsh(gram).flip(0).clamp(min=0)
+    values = torch.linalg.eigvalsh(gram).flip(0)
+    return torch.where(values > ZERO * values[0], values, 0.0)
 
 
 def participation_ratio(x: Float[Tensor, "n d"]) -> float:
@@ -160,7 +161,7 @@ def alpha(x: Float[Tensor, "n d"], first: int = ALPHA_FIRST, last: int = ALPHA_L
     which needs repeated presentations).
     """
     values = eigenvalues(x)
-    nonzero = int((values > ZERO * values[0]).sum())
+    nonzero = int((values > 0).sum())
     end = min(last, nonzero)
     if first < 1 or end - first + 1 < ALPHA_LEAST:
         raise InputError(

@@ -130,6 +130,13 @@ def test_singular_values_of_2_and_1_have_an_effective_rank_of_1_889882() -> None
     assert rankme(spread([4, 1])) == pytest.approx(1.889882, abs=1e-5)
 
 
+def test_columns_without_variance_add_nothing_to_the_effective_rank() -> None:
+    turned = torch.linalg.qr(draw(100, 100))[0]
+    padded = torch.cat([spread([4, 1]), torch.zeros(200, 98)], 1) @ turned
+    assert effective_rank(padded) == pytest.approx(1.889882, abs=1e-6)
+    assert participation_ratio(padded) == pytest.approx(25 / 17, abs=1e-9)
+
+
 def test_a_mean_far_from_the_origin_lowers_rankme_only() -> None:
     x = draw(100, 10)
     assert rankme(x + 50) < 2 < 9 < effective_rank(x + 50)

@@ -8,7 +8,7 @@ import torch
 
 from interp.errors import InputError
 from interp.geometry import MEASURES, k_curve, mutual_knn
-from interp.geometry.neighbors import nearest, prepare_knn
+from interp.geometry.neighbors import nearest, prepare_knn, tie_order
 from interp.geometry.overlaps import (
     cycle_knn,
     cycle_null,
@@ -18,6 +18,7 @@ from interp.geometry.overlaps import (
     overlap_chances,
     prepare_cosine,
 )
+from interp.stats import make_folds
 
 PAIRINGS = np.array(list(itertools.permutations(range(6))))
 
@@ -139,3 +140,74 @@ def test_a_k_curve_refuses_a_measure_without_neighbors_and_no_fractions() -> Non
         k_curve(x, x, (0.1,), measure="procrustes")
     with pytest.raises(InputError, match="a k-curve needs at least one fraction"):
         k_curve(x, x, ())
+
+
+def tied(kind: str, seed: int) -> torch.Tensor:
+    x = draw(40, 3, seed=seed)
+    if kind == "one_hot":
+        return torch.eye(4, dtype=torch.float64)[x[:, 0].mul(100).long() % 4]
+    if kind == "rectified":
+        return (x - 0.5).relu()
+    return x[torch.arange(40) // 3]
+
+
+TIED = ["one_hot", "rectified", "duplicated"]
+# Rows of zeros have no cosine.
+COUNTING = [
+    name for name, one in MEASURES.items() if one.uses_neighbors and name != "mutual_knn_cosine"
+]
+
+
+@pytest.mark.parametrize("name", COUNTING)
+@pytest.mark.parametrize("kind", TIED)
+def test_the_order_of_ties_moves_with_the_rows(name: str, kind: str) -> None:
+    one, order = MEASURES[name], np.random.default_rng(0).permutation(40)
+    ties = tie_order(40, "y")
+    first = one.prepare(tied(kind, 0), "x", n_neighbors=0.1)
+    second, moved = (
+        one.prepare(tied(kind, 1)[at], "y", n_neighbors=0.1, ties=ties[at])
+        for at in (np.arange(40), order)
+    )
+    relabeled = one.permuted([first], [second], order[None])[0]
+    assert torch.allclose(relabeled, one.values([first], [moved]), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", COUNTING)
+@pytest.mark.parametrize("kind", TIED)
+def test_a_fold_left_out_leaves_the_order_of_ties(name: str, kind: str) -> None:
+    one, x, y = MEASURES[name], tied(kind, 0), tied(kind, 1)
+    folds = make_folds([str(i // 2) for i in range(40)], 3)
+    first, second = (one.prepare(z, label, n_neighbors=0.1) for z, label in ((x, "x"), (y, "y")))
+    fast = one.deleted([first], [second], folds)
+    for f in range(3):
+        kept = np.flatnonzero(folds != f)
+        parts = [
+            one.prepare(z[kept], n_neighbors=4 / len(kept), ties=p.ties[kept].argsort().argsort())
+            for z, p in ((x, first), (y, second))
+        ]
+        slow = one.values(parts[:1], parts[1:])
+        assert float(fast[f]) == pytest.approx(float(slow), abs=1e-12)
+
+
+@pytest.mark.parametrize("name", COUNTING)
+def test_rows_of_one_unit_count_for_no_neighbor_measure(name: str) -> None:
+    # Four positions of each image: alike within an image only.
+    image = draw(20, 6).repeat_interleave(4, 0)
+    x, y = (
+        image + 0.01 * draw(80, 6, seed=1),
+        image @ draw(6, 5, seed=2) + 0.01 * draw(80, 5, seed=3),
+    )
+    order = np.random.default_rng(0).permutation(20)
+    spread = (order[:, None] * 4 + np.arange(4)).ravel()
+    units = np.arange(20).repeat(4)
+    one = MEASURES[name]
+    values = []
+    for more in ({}, {"units": units}):
+        first, second = (
+            one.prepare(z, label, n_neighbors=3 / 80, **more) for z, label in ((x, "x"), (y, "y"))
+        )
+        ids = first.ids[:, :3].long().numpy()
+        same = (units[ids] == units[:, None]).mean()
+        assert same == 0 if more else same > 0.2
+        values.append(float(one.permuted([first], [second], spread[None])[0]))
+    assert values[0] != values[1]
