@@ -41,6 +41,11 @@ from interp.geometry.moments import pairing_moments, share_sums
 FRACTION = 0.01
 # Floats in one slab of distances: 32 MB in float64.
 SLAB = 1 << 22
+# A float32 matrix of all dissimilarities is kept up to this size (n = 8192), which halves the
+# products; beyond, slabs.
+MAX_WHOLE_BYTES = 1 << 28
+# Side of its tiles.
+TILE = 256
 # Squared distances below this share of the squared norms are rounding: the rows are equal.
 EQUAL = 1e-13
 # Floats of one lookup table: 256 MB in float32.
@@ -69,7 +74,8 @@ def nearest(
     """Ids of the `width` nearest rows of each row, nearest first; int32.
 
     Distances are taken in float64 and compared in float32, so that rows at equal distance tie
-    instead of being ordered by rounding. Cost n^2 d in slabs: never an n x n array.
+    instead of being ordered by rounding. Cost n^2 d / 2 up to n = 8192; beyond, n^2 d in slabs:
+    never an n x n array above 256 MB.
 
     units: [n]; rows of the same unit (positions of one image) are not neighbors of each other.
     metric: "euclidean"; "cosine" about the origin or "dot", the largest inner product: these two
@@ -81,36 +87,58 @@ def nearest(
     """
     rows = metric_rows(x, metric)
     n = rows.shape[0]
-    own = torch.arange(n) if units is None else torch.as_tensor(units)
-    norms = rows.square().sum(1)
+    own = None if units is None else torch.as_tensor(units)
     places = torch.arange(n) if ties is None else torch.as_tensor(ties).long()
     starts = torch.zeros_like(places) if ties is None else places
     ids = places.argsort().int()
     out = torch.empty(n, width, dtype=torch.int32)
-    step = max(1, SLAB // n)
-    for start in range(0, n, step):
-        part = slice(start, start + step)
-        apart = (_dissimilarity if metric == "dot" else _distances)(rows, norms, part)
-        apart[own[part, None] == own[None, :]] = torch.inf
-        # The way along the circle breaks ties.
-        way = (places[None, :] - starts[part, None]) % n
-        keys = (_sortable(apart).long() << 32) | way
-        best = keys.topk(width, dim=1, largest=False, sorted=True).values
-        out[part] = ids[((best & 0xFFFFFFFF) + starts[part, None]) % n]
+    norms = rows.square().sum(1)
+    whole = _symmetric(rows, norms, metric) if 4 * n * n <= MAX_WHOLE_BYTES else None
+    for part in _parts(n, max(1, SLAB // n)):
+        everything = slice(0, n)
+        apart = _apart(rows, norms, part, everything, metric) if whole is None else whole[part]
+        if own is None:
+            apart.diagonal(part.start).fill_(torch.inf)
+        else:
+            apart[own[part, None] == own[None, :]] = torch.inf
+        best = apart.topk(min(width + 1, n), largest=False, sorted=True)
+        out[part] = best.indices[:, :width]
+        # A tie inside the list or at its end: the circle decides.
+        again = (best.values[:, 1:] == best.values[:, :-1]).any(1).nonzero().flatten()
+        begin = starts[part][again, None]
+        way = (places[None, :] - begin) % n
+        keys = (_sortable(apart[again]).long() << 32) | way
+        found = keys.topk(width, dim=1, largest=False, sorted=True).values
+        out[part.start + again] = ids[((found & 0xFFFFFFFF) + begin) % n]
     return out
 
 
-def _distances(rows: Tensor, norms: Tensor, part: slice) -> Tensor:
-    both = norms[part, None] + norms[None, :]
-    squared = both - 2 * (rows[part] @ rows.T)
-    squared[squared <= EQUAL * both] = 0
-    return squared
+def _parts(n: int, step: int) -> list[slice]:
+    return [slice(start, min(n, start + step)) for start in range(0, n, step)]
 
 
-def _dissimilarity(rows: Tensor, norms: Tensor, part: slice) -> Tensor:
-    dots = rows[part] @ rows.T
-    dots[dots.square() <= EQUAL**2 * norms[part, None] * norms[None, :]] = 0
-    return -dots
+def _symmetric(rows: Tensor, norms: Tensor, metric: str) -> Float[Tensor, "n n"]:
+    """Dissimilarities of all pairs, float32, at half of the products."""
+    n = len(norms)
+    out = torch.empty(n, n)
+    for first in (blocks := _parts(n, TILE)):
+        for second in blocks[blocks.index(first) :]:
+            tile = _apart(rows, norms, first, second, metric)
+            out[first, second] = tile
+            out[second, first] = tile.T
+    return out
+
+
+def _apart(rows: Tensor, norms: Tensor, first: slice, second: slice, metric: str) -> Tensor:
+    """Dissimilarities of two ranges of rows, in float64 and then rounded to float32."""
+    products = rows[first] @ rows[second].T
+    if metric == "dot":
+        # Inner products that are only rounding are 0.
+        lengths = norms[first, None] * norms[None, second]
+        return -products.masked_fill_(products.square() <= EQUAL**2 * lengths, 0).float()
+    both = norms[first, None] + norms[None, second]
+    squared = products.mul_(-2).add_(both)
+    return squared.masked_fill_(squared <= both.mul_(EQUAL), 0).float()
 
 
 def _sortable(values: Tensor) -> Int[Tensor, "*s"]:

@@ -248,6 +248,20 @@ def test_nearest_equals_a_stable_sort_of_distances() -> None:
     assert torch.equal(nearest(x, 29)[:, :28], distances.argsort(dim=1, stable=True)[:, :28].int())
 
 
+@pytest.mark.parametrize("metric", ["euclidean", "cosine", "dot"])
+def test_nearest_in_slabs_is_nearest_by_symmetric_tiles(
+    metric: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Integers: no rounding, and many ties.
+    x = draw(300, 4).mul(2).round() + torch.tensor([0.0, 0.0, 0.0, 9.0])
+    ties = tie_order(300, "x")
+    whole = nearest(x, 40, metric=metric, ties=ties)
+    monkeypatch.setattr("interp.geometry.neighbors.MAX_WHOLE_BYTES", 0)
+    monkeypatch.setattr("interp.geometry.neighbors.SLAB", 1000)
+    slabs = nearest(x, 40, metric=metric, ties=ties)
+    assert float((slabs == whole).double().mean()) > 0.99
+
+
 def test_rows_of_one_unit_are_not_neighbors() -> None:
     units = np.arange(20) // 4
     ids = nearest(draw(20, 3), 5, units=units)
