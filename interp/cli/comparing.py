@@ -24,6 +24,7 @@ OPTIONS = (
     (r"\b(untrained|limit|size|draws)=(\d+)", r"--\1 \2"),
     (r"\blog_snr\b", "--log-snr"),
     (r"\btwins=", "--twins"),
+    (r"\bimages=STORE\b", "--images STORE"),
     (r", or name the common ones in images=", ""),
     (r": pass a Representation, or pixels=False", ": name other --levels"),
     (r": pass a Representation, or leave '[^']*' out", ": name other --levels"),

@@ -78,6 +78,12 @@ def capture_model(
     Raises InputError as `load` and `capture`.
     """
     model = _load(spec, showing, None) if isinstance(spec, str) else spec
+    if "encode" not in model.capabilities:
+        raise InputError(
+            f"{model.name} cannot look at images. Where it makes images: capture those (`interp "
+            f"capture generate {model.name}`), give that store in its place, and show its images "
+            "to the others with images=STORE"
+        )
     names = list(points) or main_points(model, showing.n_layers)
     images = _images(showing, model)
 
@@ -110,7 +116,6 @@ def _twin(spec: str | Model, showing: Showing, number: int) -> Model:
 
 
 def _recipe(model: Model, showing: Showing, seed: int, noise: str = "own") -> Encoding:
-    model.require("encode")
     reads_text, noisy = model.family == "bridge", model.log_snr(1.0) is not None
     return Encoding(
         images=showing.images,
