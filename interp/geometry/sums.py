@@ -12,9 +12,10 @@ correlations, in-sample R^2, Procrustes, GULP, participation ratios, the exact n
 Sums are additive: those of the kept rows are those of all minus those of the fold, and the block
 jackknife costs no second pass. Rows never need to fit in memory and their order does not matter.
 
-Memory: 8 F (sum d^2 + sum e^2 + D E) bytes for F folds, D and E the total widths. Where that is too
-much, take fewer layers at a time, or two passes: the first with one fold gives the total, the
-second, fold after fold with `shift=total.shift`, each part, and `subtract` the rest.
+Memory: 8 F (sum d^2 + sum e^2 + D E) bytes for F folds, D and E the total widths; the jackknife
+takes that of two more folds. Where it is too much, take fewer layers at a time, or two passes: the
+first with one fold gives the total, the second, fold after fold with `shift=total.shift`, each
+part, and `subtract` the rest.
 Cost: n (sum d^2 + sum e^2 + D E) multiply-adds in float64. A chunk with rows of all folds touches
 all accumulators: hand rows over in the order of their folds, or in chunks of many rows.
 
@@ -211,8 +212,12 @@ def subtract(total: Totals, part: Totals) -> Totals:
 
 
 def pooled(totals: Totals) -> Totals:
-    """The sums of all folds as those of one."""
-    return _fold_sums(totals, lambda one: one.sum(0, keepdim=True))
+    """The sums of all folds as those of one; not copied where there is one."""
+    return (
+        totals
+        if len(totals.counts) == 1
+        else _fold_sums(totals, lambda one: one.sum(0, keepdim=True))
+    )
 
 
 def fold(totals: Totals, f: int) -> Totals:

@@ -53,10 +53,13 @@ class Pair(NamedTuple):
 class Sample(NamedTuple):
     """All layers of a set of rows."""
 
+    sums: Totals  # of one fold
     xs: list[Own]
     ys: list[Own]
-    pairs: list[list[Pair]]
-    n: int
+
+    def pair(self, i: int, j: int) -> Pair:
+        """Layers i of x and j of y; not kept, so that the crosses are in memory once."""
+        return _pair(self.sums, (self.xs[i], self.ys[j]), i, j)
 
 
 def sum_values(totals: Totals, name: str) -> Float[Tensor, "a b"]:
@@ -93,7 +96,7 @@ def sum_moments(totals: Totals, name: str) -> tuple[Tensor, Tensor | None]:
     Raises InputError for measures whose null is not known.
     """
     sample = _sample(pooled(totals), name)
-    n, shape = sample.n, (len(sample.xs), len(sample.ys))
+    n, shape = sample.sums.n, (len(sample.xs), len(sample.ys))
     if name == "cka":
         sd = (2 / (n * (n - 3))) ** 0.5
         return torch.zeros(shape, dtype=torch.float64), torch.full(shape, sd, dtype=torch.float64)
@@ -125,13 +128,12 @@ def participation_ratios(totals: Totals) -> tuple[Float[Tensor, " a"], Float[Ten
 
 
 def _sample(one: Totals, name: str) -> Sample:
-    """Centered and scaled layers and pairs; eigenvectors for the measures that whiten."""
+    """Centered and scaled layers; eigenvectors for the measures that whiten."""
     n, whiten = one.n, name in ("cca", "cca_r2", "r2", "gulp")
     xs, ys = (
         [_own(side, i, n, whiten) for i in range(len(side.widths))] for side in (one.x, one.y)
     )
-    pairs = [[_pair(one, (xs[i], ys[j]), i, j) for j in range(len(ys))] for i in range(len(xs))]
-    return Sample(xs, ys, pairs, n)
+    return Sample(one, xs, ys)
 
 
 def _own(side: Side, layer: int, n: int, whiten: bool) -> Own:
@@ -171,8 +173,8 @@ def _values(sample: Sample, name: str) -> Tensor:
     if measure is None:
         raise InputError(f"{name!r} is no function of these sums; {', '.join(FROM_SUMS)} are")
     values = [
-        [measure(pair, p, q) for pair, q in zip(row, sample.ys, strict=True)]
-        for row, p in zip(sample.pairs, sample.xs, strict=True)
+        [measure(sample.pair(i, j), p, q) for j, q in enumerate(sample.ys)]
+        for i, p in enumerate(sample.xs)
     ]
     return torch.stack([torch.stack(row) for row in values])
 
