@@ -50,6 +50,8 @@ class SAEMatch:
     """Images of each half on which a latent must be active."""
     permutations: int = 200
     """Repeated matchings behind the threshold and each p; 0 for none, else at least 200."""
+    folds: int = 20
+    """Folds of whole clusters behind each interval; 0 for none."""
     allow_train: bool = False
     """Keep images that an SAE was trained on."""
     seed: int = 0
@@ -78,6 +80,7 @@ class SAEMatch:
             seconds=(seconds[0], seconds[1]),
             min_images=self.min_images,
             n_permutations=self.permutations,
+            n_folds=self.folds,
             allow_train=self.allow_train,
             seed=self.seed,
             progress=lambda line: print(line, file=sys.stderr),
