@@ -28,14 +28,39 @@ from interp.geometry.dimension import (
     mle,
     twonn,
 )
+from interp.geometry.distance_correlation import (
+    distance_correlation_squared,
+    distance_correlation_u,
+    distance_correlation_v,
+)
 from interp.geometry.explain import explain, measure_rows, measures_markdown
+from interp.geometry.gromov_wasserstein import (
+    GromovWasserstein,
+    gromov_wasserstein_distance,
+    solve_gromov_wasserstein,
+)
 from interp.geometry.measure import Measure
 from interp.geometry.measures import CORE, MEASURES, get_measure
 from interp.geometry.neighbors import mutual_knn, nearest
 from interp.geometry.preprocessing import Preprocessing, clip, normalize
 from interp.geometry.probes import LabelOverlap, Probe, knn_label_overlap, linear_probe
 from interp.geometry.regression import r2, ridge_cv
+from interp.geometry.rsa import (
+    compare_rdms,
+    crossnobis,
+    noise_variances,
+    prepare_crossnobis,
+    rdm_similarity,
+    rsa_crossnobis,
+)
+from interp.geometry.rtd import topology_divergence
 from interp.geometry.shapes import angular_distance, procrustes
+from interp.geometry.soft_matching import (
+    Transport,
+    soft_matching_correlation,
+    soft_matching_distance,
+    transport,
+)
 from interp.geometry.spectra import (
     alpha,
     effective_rank,
@@ -54,6 +79,7 @@ __all__ = [
     "Descriptor",
     "Distinct",
     "GrideCurve",
+    "GromovWasserstein",
     "KCurve",
     "LabelOverlap",
     "Measure",
@@ -62,6 +88,7 @@ __all__ = [
     "Probe",
     "Sums",
     "Totals",
+    "Transport",
     "alpha",
     "angular_distance",
     "anisotropy",
@@ -70,8 +97,13 @@ __all__ = [
     "cca",
     "cca_r2",
     "clip",
+    "compare_rdms",
+    "crossnobis",
     "debiased_cka",
     "describe_interval",
+    "distance_correlation_squared",
+    "distance_correlation_u",
+    "distance_correlation_v",
     "distinct_rows",
     "effective_rank",
     "explain",
@@ -79,6 +111,7 @@ __all__ = [
     "get_measure",
     "gride",
     "gride_curve",
+    "gromov_wasserstein_distance",
     "gulp",
     "k_curve",
     "knn_label_overlap",
@@ -90,21 +123,30 @@ __all__ = [
     "mutual_knn",
     "n_curve",
     "nearest",
+    "noise_variances",
     "normalize",
     "participation_ratio",
     "participation_ratio_unbiased",
+    "prepare_crossnobis",
     "procrustes",
     "pwcca",
     "r2",
     "rankme",
     "rbf_cka",
     "rbf_cka_all",
+    "rdm_similarity",
     "ridge_cv",
+    "rsa_crossnobis",
+    "soft_matching_correlation",
+    "soft_matching_distance",
+    "solve_gromov_wasserstein",
     "stream_cka",
     "sum_deleted",
     "sum_moments",
     "sum_values",
     "svcca",
+    "topology_divergence",
+    "transport",
     "twonn",
     "uniformity",
 ]

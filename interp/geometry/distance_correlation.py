@@ -40,7 +40,7 @@ from interp.geometry.pairs import (
 )
 
 
-def distance_correlation(x: Float[Tensor, "n d"], y: Float[Tensor, "n e"]) -> float:
+def distance_correlation_v(x: Float[Tensor, "n d"], y: Float[Tensor, "n e"]) -> float:
     """Sample distance correlation R_n, written out.
 
     x, y: features of the same n >= 4 images, n <= 20,000. Returns a value in [0, 1]; 1 for
@@ -53,7 +53,7 @@ def distance_correlation(x: Float[Tensor, "n d"], y: Float[Tensor, "n e"]) -> fl
 
 
 def distance_correlation_squared(x: Float[Tensor, "n d"], y: Float[Tensor, "n e"]) -> float:
-    """R_n^2, whose permutation mean is known; see `distance_correlation`."""
+    """R_n^2, whose permutation mean is known; see `distance_correlation_v`."""
     same_rows(x, y)
     a, b = (_double_centered(_square(z, name)) for z, name in ((x, "x"), (y, "y")))
     return float((a * b).sum() / (a.norm() * b.norm()))
@@ -62,7 +62,7 @@ def distance_correlation_squared(x: Float[Tensor, "n d"], y: Float[Tensor, "n e"
 def distance_correlation_u(x: Float[Tensor, "n d"], y: Float[Tensor, "n e"]) -> float:
     """Bias-corrected squared distance correlation, written out; expectation about 0 if unrelated.
 
-    Arguments and errors as `distance_correlation`. Returns a value in [-1, 1].
+    Arguments and errors as `distance_correlation_v`. Returns a value in [-1, 1].
     Source: Szekely and Rizzo 2014, eq. 2.4 (centering), eq. 3.2.
     """
     same_rows(x, y)
@@ -89,7 +89,7 @@ def _double_centered(a: Tensor) -> Tensor:
 
 
 def prepare_distances(x: Float[Tensor, "n d"], name: str = "x", *, project: Project) -> PairLayer:
-    """Distances, centered once. Cost n^2 d / 2. Raises InputError as `distance_correlation`."""
+    """Distances, centered once. Cost n^2 d / 2. Raises InputError as `distance_correlation_v`."""
     return make_layer(distances(x, "euclidean", name), len(x), project, name)
 
 
@@ -152,7 +152,7 @@ def _measure(function: Callable[..., float], project: Project, **fields: Any) ->
 
 MEASURES: dict[str, Measure] = {
     "distance_correlation": _measure(
-        distance_correlation,
+        distance_correlation_v,
         project_double,
         values=root_values,
         permuted=root_permuted,

@@ -57,7 +57,7 @@ class GromovWasserstein(NamedTuple):
     steps: dict[str, int]
 
 
-def gromov_wasserstein(x: Float[Tensor, "n d"], y: Float[Tensor, "n e"]) -> float:
+def gromov_wasserstein_distance(x: Float[Tensor, "n d"], y: Float[Tensor, "n e"]) -> float:
     """Gromov-Wasserstein distance of two sets of rows: the least local minimum of seven starts.
 
     x, y: features of the same 4 <= n <= 2,000 images. Returns a value in [0, sqrt(2)], 0 for
@@ -76,7 +76,7 @@ def solve_gromov_wasserstein(
     n_random: int = N_RANDOM,
     seed: int = 0,
 ) -> GromovWasserstein:
-    """As `gromov_wasserstein`, with plan, bound and every start; n and m may differ.
+    """As `gromov_wasserstein_distance`, with plan, bound and every start; n and m may differ.
 
     starts: of "paired" (n = m only), "uniform" and "profiles"; None: all that apply.
     n_random, seed: random starts beside them, an even number.
@@ -192,7 +192,7 @@ def _loss(a: np.ndarray, b: np.ndarray, plan: np.ndarray) -> float:
 
 MEASURES: dict[str, Measure] = {
     "gromov_wasserstein": plain(
-        gromov_wasserstein,
+        gromov_wasserstein_distance,
         definition="least root mean squared difference of distances over matchings of rows",
         source="Memoli 2011, def. 5.7; Maron and Lipman 2018",
         cost="n^3 per step of seven descents, for a pair and for a permutation; n <= 2000",

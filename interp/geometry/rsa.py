@@ -65,7 +65,7 @@ PROJECTIONS: MappingProxyType[str, Project] = MappingProxyType(
 )
 
 
-def rsa(
+def rdm_similarity(
     x: Float[Tensor, "n d"],
     y: Float[Tensor, "n e"],
     metric: str = "euclidean",
@@ -97,7 +97,7 @@ def _condensed(x: Float[Tensor, "n d"], metric: str, name: str) -> Float[np.ndar
 def compare_rdms(
     a: Float[np.ndarray, " pairs"], b: Float[np.ndarray, " pairs"], comparison: str = "spearman"
 ) -> float:
-    """Similarity of two dissimilarity vectors, entries i < j row by row; see `rsa`."""
+    """Similarity of two dissimilarity vectors, entries i < j row by row; see `rdm_similarity`."""
     from scipy import stats
 
     n = _count_rows(len(a))
@@ -148,7 +148,7 @@ def _kendall(a: Tensor, b: Tensor, corrected: bool = True) -> float:
 def prepare_rsa(
     x: Float[Tensor, "n d"], name: str = "x", *, metric: str, comparison: str
 ) -> PairLayer:
-    """Distances, ranked or centered once. Cost n^2 d / 2. Raises InputError as `rsa`."""
+    """Distances, ranked or centered once. Cost n^2 d / 2. Raises InputError as `rdm_similarity`."""
     rdm = distances(x, metric, name)
     return _layer(rdm, x.shape[0], comparison, name)
 
@@ -266,7 +266,7 @@ def prepare_crossnobis(
 def rsa_crossnobis(
     x: Float[Tensor, "n r d"], y: Float[Tensor, "n s e"], comparison: str = "pearson"
 ) -> float:
-    """RSA on crossnobis distances of repeated draws; see `crossnobis` and `rsa`.
+    """RSA on crossnobis distances of repeated draws; see `crossnobis` and `rdm_similarity`.
 
     Noise shared by the draws of x and y still correlates the two: draw it independently.
     """
@@ -292,7 +292,7 @@ def _rsa(metric: str, comparison: str, definition: str, **fields: Any) -> Measur
         "moments": None if comparison == "kendall" else pair_moments,
     }
     return Measure(
-        partial(rsa, metric=metric, comparison=comparison),
+        partial(rdm_similarity, metric=metric, comparison=comparison),
         partial(prepare_rsa, metric=metric, comparison=comparison),
         *fast,
         definition=definition,

@@ -29,7 +29,7 @@ QUANTILE = 0.9
 ZERO = 1e-6
 
 
-def rtd(
+def topology_divergence(
     x: Float[Tensor, "n d"],
     y: Float[Tensor, "n e"],
     batch: int = BATCH,
@@ -87,7 +87,7 @@ def _loops(r: Float[np.ndarray, "n n"], s: Float[np.ndarray, "n n"]) -> float:
 
 MEASURES: dict[str, Measure] = {
     "rtd": plain(
-        rtd,
+        topology_divergence,
         definition="summed length of one-dimensional bars of the joint complex, both directions",
         source="Barannikov et al. 2022, sec. 2 and released code",
         cost="homology of 2 min(n, 500) points, ten times beyond 500; nothing is kept",

@@ -86,7 +86,7 @@ def _linear_program(cost: np.ndarray) -> np.ndarray:
     return found.x.reshape(d, e)
 
 
-def soft_matching(x: Float[Tensor, "n d"], y: Float[Tensor, "n e"]) -> float:
+def soft_matching_distance(x: Float[Tensor, "n d"], y: Float[Tensor, "n e"]) -> float:
     """Soft matching distance of two sets of units.
 
     x, y: features of the same n >= 4 images; widths may differ. Returns a value in [0, 2]; 0 for
@@ -106,7 +106,7 @@ def soft_matching(x: Float[Tensor, "n d"], y: Float[Tensor, "n e"]) -> float:
 
 
 def soft_matching_correlation(x: Float[Tensor, "n d"], y: Float[Tensor, "n e"]) -> float:
-    """Largest mean correlation of matched units; arguments and errors as `soft_matching`.
+    """Largest mean correlation of matched units; arguments and errors as `soft_matching_distance`.
 
     Returns a value in [-1, 1]; 1 for units equal up to order, positive scale and shift.
     Source: Khosla and Williams 2023, the soft matching correlation score.
@@ -130,7 +130,7 @@ _COST = "n d e + max(d, e)^3, for a pair and for a permutation: nothing is kept"
 
 MEASURES: dict[str, Measure] = {
     "soft_matching": plain(
-        soft_matching,
+        soft_matching_distance,
         definition="root of the cheapest transport between centered units of mean squared norm 1",
         source="Khosla and Williams 2023",
         cost=_COST,

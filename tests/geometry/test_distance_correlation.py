@@ -10,11 +10,11 @@ import torch
 from interp.errors import InputError
 from interp.geometry import MEASURES
 from interp.geometry.distance_correlation import (
-    distance_correlation,
     distance_correlation_squared,
     distance_correlation_u,
+    distance_correlation_v,
 )
-from interp.geometry.rsa import rsa
+from interp.geometry.rsa import rdm_similarity
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -29,7 +29,7 @@ def test_a_small_case_by_hand() -> None:
     b = np.array([[-1, 1, -1, 1], [1, -1, 1, -1], [-1, 1, -1, 1], [1, -1, 1, -1]]) / 2
     expected = (a * b).sum() / math.sqrt((a**2).sum() * (b**2).sum())
     assert distance_correlation_squared(x, y) == pytest.approx(expected, abs=1e-12)
-    assert distance_correlation(x, y) == pytest.approx(math.sqrt(expected), abs=1e-12)
+    assert distance_correlation_v(x, y) == pytest.approx(math.sqrt(expected), abs=1e-12)
 
 
 def test_of_a_bivariate_normal_it_is_the_known_function_of_r() -> None:
@@ -44,13 +44,13 @@ def test_of_a_bivariate_normal_it_is_the_known_function_of_r() -> None:
 
 def test_the_square_is_the_whitened_cosine_of_euclidean_distances() -> None:
     x, y = draw(20, 5), draw(20, 3, seed=1)
-    expected = rsa(x, y, "euclidean", "whitened")
+    expected = rdm_similarity(x, y, "euclidean", "whitened")
     assert distance_correlation_squared(x, y) == pytest.approx(expected, abs=1e-12)
 
 
 def test_independent_wide_features_have_no_bias_corrected_correlation() -> None:
     parts = [(draw(40, 400, seed=s), draw(40, 400, seed=s + 50)) for s in range(8)]
-    assert min(distance_correlation(x, y) for x, y in parts) > 0.9
+    assert min(distance_correlation_v(x, y) for x, y in parts) > 0.9
     assert np.mean([distance_correlation_u(x, y) for x, y in parts]) == pytest.approx(0, abs=0.04)
 
 

@@ -28,8 +28,8 @@ from interp.geometry import MEASURES
 from interp.geometry.canonical_gulp import gulp
 from interp.geometry.cka_minibatch import minibatch_cka
 from interp.geometry.descriptors import DESCRIPTORS
-from interp.geometry.gromov_wasserstein import gromov_wasserstein
-from interp.geometry.rsa import crossnobis, rsa, rsa_crossnobis
+from interp.geometry.gromov_wasserstein import gromov_wasserstein_distance
+from interp.geometry.rsa import crossnobis, rdm_similarity, rsa_crossnobis
 
 FOUND = json.loads(Path(__file__).with_name("peers.json").read_text())
 VALUES = [
@@ -112,7 +112,7 @@ def halves(x: torch.Tensor, y: torch.Tensor) -> float:
 
 
 def compared(metric: str, comparison: str) -> Pair:
-    return lambda x, y: rsa(x, y, metric, comparison)
+    return lambda x, y: rdm_similarity(x, y, metric, comparison)
 
 
 def described(name: str, **options) -> Pair:
@@ -240,7 +240,7 @@ OTHERS: dict[tuple[str, str, str], Other] = {
     },
     ("resi", "svcca", ""): Other(of("svcca"), ONE_COMPONENT, 1e-3, first_component),
     ("pot", "gromov.gromov_wasserstein2 of distances of mean square 1", ""): Other(
-        lambda x, y: gromov_wasserstein(x, y) ** 2,
+        lambda x, y: gromov_wasserstein_distance(x, y) ** 2,
         "one descent from the uniform plan, which ends where no assignment gains; ours also "
         "exchanges partners and starts seven times: theirs is larger",
     ),

@@ -18,7 +18,7 @@ from interp.geometry.rsa import (
     noise_variances,
     prepare_crossnobis,
     prepare_rsa,
-    rsa,
+    rdm_similarity,
     rsa_crossnobis,
 )
 
@@ -57,7 +57,7 @@ def test_comparisons_are_those_of_scipy_with_and_without_ties(metric: str, n_val
         "spearman": stats.spearmanr(a, b)[0],
         "kendall": stats.kendalltau(a, b)[0],
     }
-    found = {how: rsa(x, y, metric, how) for how in expected}
+    found = {how: rdm_similarity(x, y, metric, how) for how in expected}
     assert found == pytest.approx(expected, abs=1e-7)
 
 
@@ -67,8 +67,10 @@ def test_kendall_a_counts_ties_as_neither() -> None:
     signs = [
         np.sign(a[i] - a[j]) * np.sign(b[i] - b[j]) for i, j in itertools.combinations(range(36), 2)
     ]
-    assert rsa(x, y, "euclidean", "kendall_a") == pytest.approx(np.mean(signs), abs=1e-12)
-    assert abs(rsa(x, y, "euclidean", "kendall")) > abs(np.mean(signs))
+    assert rdm_similarity(x, y, "euclidean", "kendall_a") == pytest.approx(
+        np.mean(signs), abs=1e-12
+    )
+    assert abs(rdm_similarity(x, y, "euclidean", "kendall")) > abs(np.mean(signs))
 
 
 @pytest.mark.parametrize(("n", "d", "e"), [(12, 4, 7), (10, 30, 3)])
@@ -81,7 +83,7 @@ def test_the_whitened_cosine_is_linear_cka(n: int, d: int, e: int) -> None:
     a, b = (pdist(z.numpy(), "sqeuclidean") for z in (x, y))
     written_out = a @ whitener @ b / np.sqrt((a @ whitener @ a) * (b @ whitener @ b))
     assert written_out == pytest.approx(linear_cka(x, y), abs=1e-9)
-    assert rsa(x, y, "squared", "whitened") == pytest.approx(linear_cka(x, y), abs=1e-12)
+    assert rdm_similarity(x, y, "squared", "whitened") == pytest.approx(linear_cka(x, y), abs=1e-12)
 
 
 @pytest.mark.parametrize("metric", ["euclidean", "squared", "correlation"])
@@ -89,7 +91,9 @@ def test_the_whitened_cosine_is_linear_cka(n: int, d: int, e: int) -> None:
 def test_other_comparisons_have_a_fast_path_too(metric: str, comparison: str) -> None:
     x, y = draw(20, 4), draw(20, 5, seed=1)
     layers = [[prepare_rsa(z, metric=metric, comparison=comparison)] for z in (x, y)]
-    assert float(pair_values(*layers)) == pytest.approx(rsa(x, y, metric, comparison), abs=1e-12)
+    assert float(pair_values(*layers)) == pytest.approx(
+        rdm_similarity(x, y, metric, comparison), abs=1e-12
+    )
 
 
 @pytest.mark.parametrize("name", [n for n in sorted(MEASURES) if n.startswith("rsa_")])
@@ -192,11 +196,11 @@ def test_crossnobis_rsa_uses_the_fast_paths_of_its_comparison() -> None:
 def test_errors_name_the_numbers_and_the_fix() -> None:
     x = draw(10, 3)
     with pytest.raises(InputError, match="no metric 'cosine'; there are euclidean, squared"):
-        rsa(x, x, metric="cosine")
+        rdm_similarity(x, x, metric="cosine")
     with pytest.raises(InputError, match="no comparison 'rank'; there are pearson, spearman"):
-        rsa(x, x, comparison="rank")
+        rdm_similarity(x, x, comparison="rank")
     with pytest.raises(InputError, match="x: nothing is left of its distances"):
-        rsa(torch.eye(8), torch.eye(8), comparison="pearson")
+        rdm_similarity(torch.eye(8), torch.eye(8), comparison="pearson")
     flat = x.clone()
     flat[4] = 2.5
     with pytest.raises(InputError, match=r"x: 1 rows are constant over their 3 columns.*row 4"):

@@ -10,9 +10,13 @@ import torch
 
 from interp.errors import InputError
 from interp.geometry import soft_matching as soft_module
-from interp.geometry.gromov_wasserstein import gromov_wasserstein, solve_gromov_wasserstein
-from interp.geometry.rtd import rtd
-from interp.geometry.soft_matching import soft_matching, soft_matching_correlation, transport
+from interp.geometry.gromov_wasserstein import gromov_wasserstein_distance, solve_gromov_wasserstein
+from interp.geometry.rtd import topology_divergence
+from interp.geometry.soft_matching import (
+    soft_matching_correlation,
+    soft_matching_distance,
+    transport,
+)
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -54,7 +58,7 @@ def test_copies_of_units_are_at_distance_zero() -> None:
     x = draw(20, 3)
     # The same units in the same proportions.
     y = torch.cat([x, x[:, [2, 0, 1]]], 1)
-    assert soft_matching(x, y) == pytest.approx(0, abs=1e-12)
+    assert soft_matching_distance(x, y) == pytest.approx(0, abs=1e-12)
     assert soft_matching_correlation(x, 3 * y + 1) == pytest.approx(1, abs=1e-12)
 
 
@@ -63,7 +67,7 @@ def test_soft_matching_of_equal_widths_is_the_best_permutation_of_units() -> Non
     a, b = ((z - z.mean(0)) / (z - z.mean(0)).norm() * 2 for z in (x, y))
     orders = list(itertools.permutations(range(4)))
     best = min(float((a - b[:, list(order)]).square().sum()) / 4 for order in orders)
-    assert soft_matching(x, y) == pytest.approx(math.sqrt(best), abs=1e-12)
+    assert soft_matching_distance(x, y) == pytest.approx(math.sqrt(best), abs=1e-12)
     r = np.corrcoef(x.numpy().T, y.numpy().T)[:4, 4:]
     best = max(r[range(4), order].mean() for order in orders)
     assert soft_matching_correlation(x, y) == pytest.approx(best, abs=1e-12)
@@ -71,7 +75,7 @@ def test_soft_matching_of_equal_widths_is_the_best_permutation_of_units() -> Non
 
 def test_soft_matching_obeys_the_triangle_inequality_over_widths() -> None:
     layers = [draw(12, d, seed=d) for d in (2, 3, 4, 6)]
-    d = np.array([[soft_matching(p, q) for q in layers] for p in layers])
+    d = np.array([[soft_matching_distance(p, q) for q in layers] for p in layers])
     assert bool((d[:, :, None] <= d[:, None, :] + d.T[None] + 1e-12).all())
 
 
@@ -113,7 +117,7 @@ def test_gromov_wasserstein_of_five_rows_is_mostly_the_best_permutation_and_neve
         a, b = (z / math.sqrt((z**2).mean()) for z in (a, b))
         orders = [list(order) for order in itertools.permutations(range(5))]
         best = min(((a - b[np.ix_(o, o)]) ** 2).mean() for o in orders)
-        ratios.append(gromov_wasserstein(x, y) / math.sqrt(best))
+        ratios.append(gromov_wasserstein_distance(x, y) / math.sqrt(best))
     assert min(ratios) > 1 - 1e-9
     assert np.quantile(ratios, 0.75) < 1 + 1e-9
 
@@ -141,7 +145,7 @@ def test_copies_of_rows_are_at_distance_zero_from_the_rows() -> None:
 
 def test_many_rows_are_refused_before_the_distances() -> None:
     with pytest.raises(InputError, match=r"x has n = 2001 rows.*at most 2000"):
-        gromov_wasserstein(draw(2001, 1), draw(2001, 1))
+        gromov_wasserstein_distance(draw(2001, 1), draw(2001, 1))
 
 
 def test_rtd_of_a_ring_against_a_chain_is_the_loop_of_the_ring() -> None:
@@ -150,27 +154,29 @@ def test_rtd_of_a_ring_against_a_chain_is_the_loop_of_the_ring() -> None:
     unit = np.quantile(torch.cdist(ring, ring).numpy(), 0.9)
     cut = torch.stack([angle, torch.zeros_like(angle)], 1)
     # The chain misses one short edge, which its closed twin has: no loop is left but that of it.
-    assert rtd(ring, cut) > 0.2 / unit
-    assert rtd(ring, ring * 3 + 1) == 0
+    assert topology_divergence(ring, cut) > 0.2 / unit
+    assert topology_divergence(ring, ring * 3 + 1) == 0
 
 
 def test_rtd_takes_batches_of_larger_samples() -> None:
     x, y = draw(30, 2), draw(30, 3, seed=1)
     rows = np.random.default_rng(4).choice(30, 12, replace=False)
-    assert rtd(x, y, batch=12, trials=1, seed=4) == pytest.approx(rtd(x[rows], y[rows]), abs=1e-6)
-    assert rtd(x, y, batch=30, seed=1) == rtd(x, y, seed=2)
+    assert topology_divergence(x, y, batch=12, trials=1, seed=4) == pytest.approx(
+        topology_divergence(x[rows], y[rows]), abs=1e-6
+    )
+    assert topology_divergence(x, y, batch=30, seed=1) == topology_divergence(x, y, seed=2)
     with pytest.raises(InputError, match="batch = 3 and trials = 10"):
-        rtd(x, y, batch=3)
+        topology_divergence(x, y, batch=3)
 
 
 def test_rtd_without_a_unit_of_distance_is_refused() -> None:
     x = torch.zeros(30, 1)
     x[0] = 1
     with pytest.raises(InputError, match=r"x: the 0\.9 quantile of the distances between 30 rows"):
-        rtd(x, draw(30, 2))
+        topology_divergence(x, draw(30, 2))
 
 
 def test_a_missing_package_is_named_with_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ripser", None)
     with pytest.raises(InputError, match=r"ripser: pip install interp\[extras\]"):
-        rtd(draw(6, 2), draw(6, 2, seed=1))
+        topology_divergence(draw(6, 2), draw(6, 2, seed=1))
