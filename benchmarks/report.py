@@ -2,7 +2,7 @@
 
 A section `name` stands between the lines `<!-- name -->` and `<!-- /name -->`: `benchmarks`, the
 figures that have a target; `peers`, the comparison with other libraries; `quality`, every
-variant on every planted dictionary.
+variant on every planted dictionary; `geometry`, measures of representations beside other libraries.
 """
 
 import argparse
@@ -122,11 +122,12 @@ def load(folder: Path) -> list[dict[str, Any]]:
 
 def sections(records: Sequence[dict[str, Any]]) -> dict[str, str]:
     """Name of every section that the results have data for, and its Markdown."""
+    from benchmarks.geometry_report import tables as geometry
     from benchmarks.peers.report import tables as peers
     from benchmarks.variants_report import tables as variants
 
     shown = {"benchmarks": table(records, unmeasured(records), targets_only=True)}
-    for name, write in {"peers": peers, "quality": variants}.items():
+    for name, write in {"peers": peers, "quality": variants, "geometry": geometry}.items():
         found = [write(record) for record in records if record["case"] == name]
         if found:
             shown[name] = "\n\n".join(found)

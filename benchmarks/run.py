@@ -27,6 +27,7 @@ CASES = {
     "kernels": "benchmarks.kernels",
     "train": "benchmarks.train",
     "memory": "benchmarks.memory",
+    "geometry": "benchmarks.geometry",
     "quality": "benchmarks.variants",
 }
 # What needs other libraries, in environments of their own; `--peers` adds them.

@@ -8,6 +8,7 @@ from interp.geometry.cka import debiased_cka
 from interp.geometry.cka_biased import BothCKA, biased_cka, both_cka
 from interp.geometry.cka_minibatch import minibatch_cka, stream_cka
 from interp.geometry.cka_rbf import rbf_cka, rbf_cka_all
+from interp.geometry.cost import Cost, cost, gemm_rate
 from interp.geometry.curves import KCurve, k_curve
 from interp.geometry.descriptors import (
     DESCRIPTORS,
@@ -76,6 +77,7 @@ __all__ = [
     "DESCRIPTORS",
     "MEASURES",
     "BothCKA",
+    "Cost",
     "Descriptor",
     "Distinct",
     "GrideCurve",
@@ -99,6 +101,7 @@ __all__ = [
     "clip",
     "compare_rdms",
     "crossnobis",
+    "cost",
     "debiased_cka",
     "describe_interval",
     "distance_correlation_squared",
@@ -107,6 +110,7 @@ __all__ = [
     "distinct_rows",
     "effective_rank",
     "explain",
+    "gemm_rate",
     "get_descriptor",
     "get_measure",
     "gride",
