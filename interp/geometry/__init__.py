@@ -9,6 +9,7 @@ from interp.geometry.cka_biased import BothCKA, biased_cka, both_cka
 from interp.geometry.cka_minibatch import minibatch_cka, stream_cka
 from interp.geometry.cka_rbf import rbf_cka, rbf_cka_all
 from interp.geometry.cost import Cost, cost, gemm_rate
+from interp.geometry.cost import Cost, cost, gemm_rate
 from interp.geometry.curves import KCurve, k_curve
 from interp.geometry.descriptors import (
     DESCRIPTORS,
@@ -78,6 +79,7 @@ __all__ = [
     "MEASURES",
     "BothCKA",
     "Cost",
+    "Cost",
     "Descriptor",
     "Distinct",
     "GrideCurve",
@@ -102,6 +104,7 @@ __all__ = [
     "compare_rdms",
     "crossnobis",
     "cost",
+    "cost",
     "debiased_cka",
     "describe_interval",
     "distance_correlation_squared",
@@ -110,6 +113,7 @@ __all__ = [
     "distinct_rows",
     "effective_rank",
     "explain",
+    "gemm_rate",
     "gemm_rate",
     "get_descriptor",
     "get_measure",
