@@ -10,6 +10,7 @@ from interp.geometry.cka_minibatch import minibatch_cka, stream_cka
 from interp.geometry.cka_rbf import rbf_cka, rbf_cka_all
 from interp.geometry.cost import Cost, cost, gemm_rate
 from interp.geometry.cost import Cost, cost, gemm_rate
+from interp.geometry.cost import Cost, cost, gemm_rate
 from interp.geometry.curves import KCurve, k_curve
 from interp.geometry.descriptors import (
     DESCRIPTORS,
@@ -80,6 +81,7 @@ __all__ = [
     "BothCKA",
     "Cost",
     "Cost",
+    "Cost",
     "Descriptor",
     "Distinct",
     "GrideCurve",
@@ -105,6 +107,7 @@ __all__ = [
     "crossnobis",
     "cost",
     "cost",
+    "cost",
     "debiased_cka",
     "describe_interval",
     "distance_correlation_squared",
@@ -113,6 +116,7 @@ __all__ = [
     "distinct_rows",
     "effective_rank",
     "explain",
+    "gemm_rate",
     "gemm_rate",
     "gemm_rate",
     "get_descriptor",
