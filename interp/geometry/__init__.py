@@ -11,6 +11,7 @@ from interp.geometry.cka_rbf import rbf_cka, rbf_cka_all
 from interp.geometry.cost import Cost, cost, gemm_rate
 from interp.geometry.cost import Cost, cost, gemm_rate
 from interp.geometry.cost import Cost, cost, gemm_rate
+from interp.geometry.cost import Cost, cost, gemm_rate
 from interp.geometry.curves import KCurve, k_curve
 from interp.geometry.descriptors import (
     DESCRIPTORS,
@@ -82,6 +83,7 @@ __all__ = [
     "Cost",
     "Cost",
     "Cost",
+    "Cost",
     "Descriptor",
     "Distinct",
     "GrideCurve",
@@ -108,6 +110,7 @@ __all__ = [
     "cost",
     "cost",
     "cost",
+    "cost",
     "debiased_cka",
     "describe_interval",
     "distance_correlation_squared",
@@ -116,6 +119,7 @@ __all__ = [
     "distinct_rows",
     "effective_rank",
     "explain",
+    "gemm_rate",
     "gemm_rate",
     "gemm_rate",
     "gemm_rate",
