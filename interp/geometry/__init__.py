@@ -9,9 +9,6 @@ from interp.geometry.cka_biased import BothCKA, biased_cka, both_cka
 from interp.geometry.cka_minibatch import minibatch_cka, stream_cka
 from interp.geometry.cka_rbf import rbf_cka, rbf_cka_all
 from interp.geometry.cost import Cost, cost, gemm_rate
-from interp.geometry.cost import Cost, cost, gemm_rate
-from interp.geometry.cost import Cost, cost, gemm_rate
-from interp.geometry.cost import Cost, cost, gemm_rate
 from interp.geometry.curves import KCurve, k_curve
 from interp.geometry.descriptors import (
     DESCRIPTORS,
@@ -81,9 +78,6 @@ __all__ = [
     "MEASURES",
     "BothCKA",
     "Cost",
-    "Cost",
-    "Cost",
-    "Cost",
     "Descriptor",
     "Distinct",
     "GrideCurve",
@@ -106,11 +100,8 @@ __all__ = [
     "cca_r2",
     "clip",
     "compare_rdms",
+    "cost",
     "crossnobis",
-    "cost",
-    "cost",
-    "cost",
-    "cost",
     "debiased_cka",
     "describe_interval",
     "distance_correlation_squared",
@@ -119,9 +110,6 @@ __all__ = [
     "distinct_rows",
     "effective_rank",
     "explain",
-    "gemm_rate",
-    "gemm_rate",
-    "gemm_rate",
     "gemm_rate",
     "get_descriptor",
     "get_measure",
