@@ -106,7 +106,7 @@ def pair_by_noise(one: Representation, like: Representation) -> Representation:
     ids = tuple(like.ids[at] for at in rows)
     same = sum(a == b for a, b in zip(ids, one.ids, strict=True))
     # A random permutation keeps one image on average, and more than ten with probability 1e-8.
-    if one.name != like.name and same > 10:
+    if one.model != like.model and same > 10:
         raise InputError(
             f"{same} images of {one.name} were shown under the same noise as in {like.name}: that "
             'compares images too; capture both with Encoding(noise="permuted")'

@@ -339,7 +339,9 @@ def _published(scores: Sequence[RecipeScore]) -> Iterator[str]:
 def _leaks(alignment: Alignment) -> Iterator[str]:
     for leak, models in alignment.shared_leaks:
         yield f"- {leak}: {_join(models)}. Their likeness may come from that."
-    known = {layer.model for layer in alignment.layers if layer.leaks}
+    # Every network that has a name says that it is itself.
+    said = [(one.model, leak) for one in alignment.layers for leak in one.leaks]
+    known = {model for model, leak in said if not leak.startswith("network: ")}
     if blank := [model for model in alignment.models if model not in known]:
         yield (
             f"- Not recorded: what {_join(blank)} {'was' if len(blank) == 1 else 'were'} trained "

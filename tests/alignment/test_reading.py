@@ -155,7 +155,7 @@ def test_measures_with_the_same_verdict_share_a_line() -> None:
 
 def test_leaks_and_what_nobody_recorded_are_named() -> None:
     models = {m: model(m, 1, 100 * i, leaks=("labels: glyphs",)) for i, m in enumerate("ab")}
-    models["c"] = model("c", 1, 300)
+    models["c"] = model("c", 1, 300, leaks=("network: transformers:c",))
     text = read(compare_layers(models, pixels=False, measures=("cka",)))
     assert "labels: glyphs: a and b. Their likeness may come from that." in text
     assert "Not recorded: what c was trained on" in text
