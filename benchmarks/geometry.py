@@ -158,8 +158,8 @@ def measure_grid(xs: Sequence[Tensor], ys: Sequence[Tensor], sizes: Sizes) -> di
     found = interleaved(works, sizes.rounds, warm=1)
     wall = {name: [time.wall for time in times] for name, times in found.items()}
     cheaper = min(("sgemm, gram", "sgemm, feature"), key=lambda name: statistics.median(wall[name]))
-    floors = dict.fromkeys(("both", "cka", "cka_biased"), cheaper)
-    floors["mutual_knn"] = "sgemm, then topk"
+    floors = {"both": cheaper, "cka": cheaper, "cka_biased": cheaper}
+    floors |= {"mutual_knn": "sgemm, then topk"}
     return {
         "floor": cheaper,
         "ms": {name: round(statistics.median(times), 2) for name, times in wall.items()},
@@ -209,7 +209,8 @@ def measure_peers(
     visits: dict[tuple[str, str], list[dict[str, Any]]] = {}
     with tempfile.TemporaryDirectory(prefix="benchmark-", dir=Path.cwd()) as scratch:
         data = Path(scratch).absolute() / "layers.npz"
-        np.savez(data, **{str(i): x.numpy() for i, x in enumerate([*xs, *ys])})
+        arrays: dict[str, Any] = {str(i): x.numpy() for i, x in enumerate([*xs, *ys])}
+        np.savez(data, **arrays)
         with Workers(folder, data.parent, 300.0, "geometry_worker.py") as workers:
             for _ in range(sizes.peer_rounds):
                 for peer, measure, grid in PEER_CALLS:

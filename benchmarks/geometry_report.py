@@ -66,17 +66,17 @@ def tables(record: dict[str, Any]) -> str:
         for name, version in library.get("versions", {}).items()
         if name not in ("torch", "numpy", "matplotlib", "tqdm", "scikit-learn")
     )
-    failed = [
-        f"{r['library']}, {r['measure']}: {r['error']}" for r in result["peers"] if "error" in r
-    ]
+    wrong = [row for row in result["peers"] if "error" in row]
+    failed = [f"{row['library']}, {row['measure']}: {row['error']}" for row in wrong]
+    route = result["grid"]["floor"].partition(", ")[2]
     parts = [
         f"Milliseconds per pair of layers ({shape}; medians of interleaved rounds, over ours in "
         "parentheses; a library runs in an environment of its own, on "
         f'{sizes["peer_layers"]} x {sizes["peer_layers"]} layers; "as published" is our own '
         "writing of what released code does):",
         pair_table(result),
-        f"Both CKAs of the whole grid take {ratios['both']['median']:.2f} x the bare products (single "
-        f"precision) of the cheaper route ({route}), mutual k-NN "
+        f"Both CKAs of the whole grid take {ratios['both']['median']:.2f} x the bare products "
+        f"(single precision) of the cheaper route ({route}), mutual k-NN "
         f"{ratios['mutual_knn']['median']:.2f} x its similarity products and `torch.topk`.",
         f"{sizes['n_permutations']} permutations of all pairs with max-T (recomputed: what one "
         "evaluation took, times their number):",

@@ -95,7 +95,8 @@ def test_the_section_stands_between_its_markers(result: dict[str, Any]) -> None:
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     path = tmp_path / "layers.npz"
-    np.savez(path, **{str(i): draw(12, 3 + i, seed=i).numpy() for i in range(3)})
+    arrays: dict[str, Any] = {str(i): draw(12, 3 + i, seed=i).numpy() for i in range(3)}
+    np.savez(path, **arrays)
     return path
 
 
