@@ -13,6 +13,7 @@ the features come. d, where a formula divides by it or a null depends on it, is 
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -145,44 +146,57 @@ def spectral(
     score(p, q): value of one pair. standardized, spectrum: as for `leave_out`. fields: those of
     Measure, `values`, `permuted`, `moments` too where there is a faster way than scoring pairs.
     """
+    without = partial(leave_out, standardized=standardized, spectrum=spectrum)
+    own = {
+        "prepare": decompose_standardized if standardized else decompose,
+        "values": partial(score_pairs, score),
+        "permuted": partial(score_permuted, score),
+        "deleted": partial(score_deleted, score, without),
+        "moments": None,
+    }
+    return Measure(function=function, **{**own, **fields})
 
-    how = {"standardized": standardized, "spectrum": spectrum}
 
-    def values(xs: Sequence[Basis], ys: Sequence[Basis]) -> Tensor:
-        same_rows(xs[0].u, ys[0].u)
-        with small_problems() as run:
-            rows = run(lambda p: [score(p, q) for q in ys], xs)
-            return torch.tensor(list(rows), dtype=torch.float64)
+def score_pairs(score: Score, xs: Sequence[Basis], ys: Sequence[Basis]) -> Float[Tensor, "a b"]:
+    """One score per pair."""
+    same_rows(xs[0].u, ys[0].u)
+    with small_problems() as run:
+        rows = run(lambda p: [score(p, q) for q in ys], xs)
+        return torch.tensor(list(rows), dtype=torch.float64)
 
-    def permuted(
-        xs: Sequence[Basis], ys: Sequence[Basis], orders: Int[np.ndarray, "p n"]
-    ) -> Tensor:
-        same_rows(xs[0].u, ys[0].u)
 
-        def one(order: np.ndarray) -> list[list[float]]:
-            moved = [q._replace(u=q.u[torch.as_tensor(order)]) for q in ys]
-            return [[score(p, q) for q in moved] for p in xs]
+def score_permuted(
+    score: Score, xs: Sequence[Basis], ys: Sequence[Basis], orders: Int[np.ndarray, "p n"]
+) -> Float[Tensor, "p a b"]:
+    """One score per pair and permutation; the bases only change the order of their rows."""
+    same_rows(xs[0].u, ys[0].u)
 
-        with small_problems() as run:
-            return torch.tensor(list(run(one, orders)), dtype=torch.float64)
+    def one(order: np.ndarray) -> list[list[float]]:
+        moved = [q._replace(u=q.u[torch.as_tensor(order)]) for q in ys]
+        return [[score(p, q) for q in moved] for p in xs]
 
-    def deleted(xs: Sequence[Basis], ys: Sequence[Basis], folds: Int[np.ndarray, " n"]) -> Tensor:
-        same_rows(xs[0].u, ys[0].u)
+    with small_problems() as run:
+        return torch.tensor(list(run(one, orders)), dtype=torch.float64)
 
-        def one(fold: int, rows: Tensor) -> list[list[float]]:
-            first, second = (
-                [leave_out(p, rows, fold, **how) for p in layers] for layers in (xs, ys)
-            )
-            return [[score(p, q) for q in second] for p in first]
 
-        members = fold_members(folds)
-        with small_problems() as run:
-            parts = run(one, range(len(members)), members)
-            return torch.tensor(list(parts), dtype=torch.float64)
+def score_deleted(
+    score: Score,
+    without: Callable[[Basis, Tensor, int], Basis],
+    xs: Sequence[Basis],
+    ys: Sequence[Basis],
+    folds: Int[np.ndarray, " n"],
+) -> Float[Tensor, "f a b"]:
+    """One score per pair and fold; without(basis, rows, fold) leaves rows out of a basis."""
+    same_rows(xs[0].u, ys[0].u)
 
-    prepare = decompose_standardized if standardized else decompose
-    own = {"values": values, "permuted": permuted, "deleted": deleted, "moments": None, **fields}
-    return Measure(function=function, prepare=prepare, **own)
+    def one(fold: int, rows: Tensor) -> list[list[float]]:
+        first, second = ([without(p, rows, fold) for p in layers] for layers in (xs, ys))
+        return [[score(p, q) for q in second] for p in first]
+
+    members = fold_members(folds)
+    with small_problems() as run:
+        parts = run(one, range(len(members)), members)
+        return torch.tensor(list(parts), dtype=torch.float64)
 
 
 def correlations(p: Basis, q: Basis) -> Float[Tensor, " r"]:
