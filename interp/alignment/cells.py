@@ -266,10 +266,7 @@ def comparison_at(
     value = float(block.value[at])
     mean, sd, p = (_number(part, at) for part in (block.null_mean, block.null_sd, block.p))
     z = used.sign * (value - mean) / sd if mean is not None and sd else None
-    tau = None
-    critical = block.critical
-    if mean is not None and sd is not None and critical is not None and math.isfinite(critical):
-        tau = mean + used.sign * critical * sd
+    tau = _critical_value(block.critical, mean, sd, used.sign)
     low, high, se = _bounds(block.interval, at)
     back = block.reverse
     return Comparison(
@@ -295,6 +292,15 @@ def comparison_at(
         direction="" if used.spec.symmetric else f"{names[0]} -> {names[1]}",
         reverse=None if back is None else float(back.value[at]),
     )
+
+
+def _critical_value(
+    critical: float | None, mean: float | None, sd: float | None, sign: int
+) -> float | None:
+    """The critical z on the scale of the value; None where too few permutations leave none."""
+    if mean is None or sd is None or critical is None or not math.isfinite(critical):
+        return None
+    return mean + sign * critical * sd
 
 
 def share(value: float, bottom: float | None, top: float | None) -> float | None:

@@ -160,6 +160,7 @@ def choose_and_score(
     twins: Mapping[str, Several] | None = None,
     pixels: bool | Representation = True,
     levels: Sequence[str | Representation] = (),
+    shared_noise: Mapping[str, Source] | None = None,
     measures: Sequence[str] = CORE,
     pooling: str = "mean",
     strata: str = "source",
@@ -176,8 +177,9 @@ def choose_and_score(
     """The best pair of layers of every two models, chosen on one half and scored on the other.
 
     Args:
-        models, twins, pixels, levels, measures, pooling, strata, images, pairing, pairs, leaks,
-            n_permutations, n_folds, n_neighbors, seed, progress: as in `compare_layers`.
+        models, twins, pixels, levels, shared_noise, measures, pooling, strata, images, pairing,
+            pairs, leaks, n_permutations, n_folds, n_neighbors, seed, progress: as in
+            `compare_layers`.
         by: what is largest in the chosen cell: "corrected" ((s - E0) / (e - E0): width and
             chance taken off), "value" (for a distance the smallest), "z", or "difference" to the
             untrained twins.
@@ -190,41 +192,73 @@ def choose_and_score(
     Raises:
         InputError: as `compare_layers`; an unknown criterion; "difference" without twins.
     """
+    _check_criterion(by, bool(twins), n_permutations)
+    options = {"pooling": pooling, "strata": strata}
+    references: list[Representation | str] = [*load_levels(models, pixels, levels, options)]
+    references += [one for one in levels if one == SPECTRUM]
+    sides = _load_sides(models, twins or {}, shared_noise or {}, references, options)
+    tested = _ordered(tested_pairs(list(sides.own), pairs), list(sides.own))
+    if n_permutations and tested:
+        check_permutations(n_permutations, len(tested) * len(measures) * (2 if swap else 1))
+    halves = _halves(sides.own, images, seed)
+    same: dict[str, Any] = {"pairing": pairing, "leaks": leaks, "n_neighbors": n_neighbors}
+    same |= {"n_permutations": n_permutations, "strata": strata, "seed": seed, "progress": progress}
+    found: list[tuple[Choice, Alignment]] = []
+    for scoring in (1, 0) if swap else (1,):
+        searched = _search(sides, halves[1 - scoring], (tested, measures), by, same)
+        more = {"images": halves[scoring], "n_folds": n_folds, **same}
+        for pair, name in itertools.product(tested, measures):
+            found.append(_score(_choose(searched, pair, name, by), scoring, sides, more))
+    return _collected(found, halves, by, seed)
+
+
+def _check_criterion(by: str, twins: bool, n_permutations: int) -> None:
     if by not in CRITERIA or (by == "difference" and not twins):
         raise InputError(
             f"layers are chosen by {', '.join(CRITERIA)}, not {by!r}; 'difference' needs twins"
         )
     if by in ("corrected", "z") and not n_permutations:
         raise InputError(f"choosing by {by!r} needs a null: n_permutations=200, or by='value'")
-    options = {"pooling": pooling, "strata": strata}
-    own = {m: load_source(m, source, options) for m, source in models.items()}
-    beside = {m: load_several(m, source, options) for m, source in (twins or {}).items()}
-    references = load_levels(models, pixels, levels, options)
-    spectrum = [one for one in levels if one == SPECTRUM]
-    tested = _ordered(tested_pairs(list(own), pairs), list(own))
-    if n_permutations and tested:
-        check_permutations(n_permutations, len(tested) * len(measures) * (2 if swap else 1))
-    halves = _halves(own, images, seed)
-    same = {"pairing": pairing, "leaks": leaks, "n_neighbors": n_neighbors, "seed": seed}
-    same |= {"n_permutations": n_permutations, "progress": progress, "strata": strata}
-    found: list[tuple[Choice, Alignment]] = []
-    for scoring in (1, 0) if swap else (1,):
-        searched = compare_layers(
-            own,
-            twins=beside if by == "difference" else None,
-            pixels=False,
-            images=halves[1 - scoring],
-            measures=measures,
-            pairs=tested,
-            n_folds=0,
-            **(same if by in ("corrected", "z") else {**same, "n_permutations": 0}),
-        )
-        for pair, name in itertools.product(tested, measures):
-            chosen = _choose(searched, pair, name, by)
-            more = {"levels": [*references, *spectrum], "measures": (name,), "n_folds": n_folds}
-            more |= {"images": halves[scoring], **same}
-            found.append(_score(chosen, scoring, own, beside, more))
-    return _collected(found, halves, by, seed)
+
+
+class _Sides(NamedTuple):
+    """What stands on either side of a cell, loaded once for both halves."""
+
+    own: dict[str, list[Representation]]
+    twins: dict[str, list[list[Representation]]]
+    noisy: dict[str, list[Representation]]
+    levels: Sequence[Representation | str]
+
+
+def _load_sides(
+    models: Mapping[str, Source],
+    twins: Mapping[str, Several],
+    noisy: Mapping[str, Source],
+    levels: Sequence[Representation | str],
+    options: Mapping[str, str],
+) -> _Sides:
+    return _Sides(
+        {m: load_source(m, source, options) for m, source in models.items()},
+        {m: load_several(m, source, options) for m, source in twins.items()},
+        {m: load_source(m, source, options) for m, source in noisy.items()},
+        levels,
+    )
+
+
+def _search(
+    sides: _Sides,
+    half: tuple[str, ...],
+    wanted: tuple[list[tuple[str, str]], Sequence[str]],
+    by: str,
+    options: Mapping[str, Any],
+) -> Alignment:
+    """All cells on one half: values, and the null or the twins where the choice needs them."""
+    if by not in ("corrected", "z"):
+        options = {**options, "n_permutations": 0}
+    twins = sides.twins if by == "difference" else None
+    pairs, measures = wanted
+    given = {"twins": twins, "pixels": False, "images": half, "pairs": pairs, "n_folds": 0}
+    return compare_layers(sides.own, measures=measures, **given, **options)
 
 
 class _Chosen(NamedTuple):
@@ -277,19 +311,21 @@ def _criterion(cell: Cell, one: Comparison, by: str, sign: int) -> float:
 
 
 def _score(
-    chosen: _Chosen,
-    half: int,
-    own: Mapping[str, list[Representation]],
-    beside: Mapping[str, list[list[Representation]]],
-    options: Mapping[str, Any],
+    chosen: _Chosen, half: int, sides: _Sides, options: Mapping[str, Any]
 ) -> tuple[Choice, Alignment]:
     """The chosen cell on the other half, as a comparison of one layer with one."""
-    models, twins = {}, {}
-    for layer in chosen.ends:
-        models[layer.model] = _only(own[layer.model], layer)
-        if layer.model in beside:
-            twins[layer.model] = [_only(some, layer) for some in beside[layer.model]]
-    judged = compare_layers(models, twins=twins, pixels=False, **options)
+    ends = chosen.ends
+    models = {one.model: _only(sides.own[one.model], one) for one in ends}
+    twins = {
+        one.model: [_only(some, one) for some in sides.twins[one.model]]
+        for one in ends
+        if one.model in sides.twins
+    }
+    noisy = {
+        one.model: _only(sides.noisy[one.model], one) for one in ends if one.model in sides.noisy
+    }
+    given = {"twins": twins, "shared_noise": noisy, "pixels": False, "levels": sides.levels}
+    judged = compare_layers(models, measures=(chosen.measure,), **given, **options)
     cell = judged.cell(0, 1)
     first, second = chosen.ends
     choice = Choice(
@@ -311,7 +347,7 @@ def _score(
 def _only(some: Sequence[Representation], layer: Layer) -> list[Representation]:
     found = [one for one in some if (one.point, one.call) == (layer.point, layer.call)]
     if not found:
-        raise InputError(f"the untrained twin of {layer.model} lacks {layer.name}")
+        raise InputError(f"the twin or second capture of {layer.model} lacks {layer.name}")
     return found
 
 
