@@ -179,3 +179,31 @@ def test_probes_refuse_what_they_cannot_answer() -> None:
     alone[0] = 1
     with pytest.raises(InputError, match="rows are equal: use fewer folds"):
         linear_probe(alone, labels, n_folds=2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("probe", ["overlap", "ridge"])
+@pytest.mark.parametrize("design", ["free", "clusters", "strata"])
+def test_unrelated_labels_are_rejected_at_the_nominal_rate(probe: str, design: str) -> None:
+    n, repeats, rejected = 40, 150, 0
+    half = [i // 2 for i in range(n)]
+    for r in range(repeats):
+        rng = np.random.default_rng(r)
+        x, labels, more = draw(n, 4, seed=r), rng.integers(2, size=n), {}
+        if design == "clusters":
+            x = draw(n // 2, 4, seed=r).repeat_interleave(2, 0) + 0.1 * x
+            labels, more = rng.integers(2, size=n // 2).repeat(2), {"clusters": half}
+        if design == "strata":
+            side = torch.arange(n) % 2
+            x = x + 3.0 * side[:, None]
+            labels, more = np.where(rng.random(n) < 0.8, side, 1 - side), {"strata": side.tolist()}
+        if probe == "overlap":
+            p = knn_label_overlap(x, labels, 0.1, seed=r, **more).p
+        else:
+            p = linear_probe(x, labels, n_folds=4, seed=r, **more).p
+        assert p is not None
+        rejected += p <= 0.05
+    # 99.9 % binomial bound on either side of 5 %; few values of an accuracy make the test timid.
+    bound = 3.3 * (0.05 * 0.95 / repeats) ** 0.5
+    assert rejected / repeats <= 0.05 + bound
+    assert rejected / repeats >= (0.05 - bound if probe == "overlap" else 0.0)
