@@ -241,7 +241,7 @@ def prepare_knn(
     largest = 1 if units is None else int(np.bincount(units).max())
     if k > n - largest:
         raise InputError(f"{name}: k = {k} neighbors, but only {n - largest} rows of other images")
-    # Wide enough that few rows run out of neighbors when a fold is left out, of up to half the rows.
+    # Wide enough that few rows run out of neighbors without a fold of up to half the rows.
     width = min(n - largest, 4 * k + 32, 2 * k + 128)
     ties = tie_order(n, name, seed) if ties is None else ties
     ids = nearest(rows, width, units=units, metric=metric, ties=ties)
