@@ -143,10 +143,10 @@ def _judge(
         tests = pairs * len(judging.measures) * 2
         permutations = max(PERMUTATIONS, needed_permutations(tests))
     twins: dict[str, Several] = {side.label: list(side.twins) for side in sides if side.twins}
-    noisy = {side.label: side.noisy for side in sides if side.noisy}
     given: dict[str, Any] = {
         "models": {side.label: side.layers for side in sides},
         "twins": twins,
+        "shared_noise": {side.label: side.noisy for side in sides if side.noisy},
         "pixels": False,
         "levels": levels,
         "strata": how.column or "group",
@@ -155,7 +155,7 @@ def _judge(
     }
     same = ("measures", "pooling", "pairs", "pairing", "n_folds", "n_neighbors", "seed")
     given |= {name: getattr(judging, name) for name in same}
-    alignment = compare_layers(**given, shared_noise=noisy)
+    alignment = compare_layers(**given)
     choices, problems = _halve(alignment, given, judging)
     scores, more = _score(sides, judging, permutations, say)
     return Study(alignment, choices, tuple(scores), (*problems, *more))

@@ -93,6 +93,7 @@ def test_diffusion_models_may_stand_beside_shared_noise(tmp_path: Path) -> None:
     options = {"log_snr": (0.0,), "activations": tmp_path / "stores", "images": images, **FAST}
     levels = ("pixels", "shared noise")
     found = study(["zoo:ddpm", "zoo:dit"], levels=levels, untrained=0, size=32, **options)
+    assert found.choices is not None
     levels = {level.name for cell in found.alignment.cells for level in cell.levels}
     assert {"shared noise", "pixels/rgb"} <= levels
     assert "- shared noise: two networks that are shown the same noise" in found.reading
