@@ -11,6 +11,7 @@ import torch
 
 from interp.errors import InputError
 from interp.geometry import MEASURES, Sums, Totals
+from interp.geometry.spectra import participation_ratio
 from interp.geometry.sums import accumulator_bytes, fold, pooled, subtract
 from interp.geometry.sums_measures import (
     FROM_SUMS,
@@ -114,6 +115,7 @@ def test_participation_ratios_are_those_of_the_covariance() -> None:
         spectrum = torch.linalg.eigvalsh(torch.cov(z.T).reshape(z.shape[1], -1))
         expected = spectrum.sum() ** 2 / spectrum.square().sum()
         assert float(found) == pytest.approx(float(expected), rel=1e-9)
+        assert float(found) == pytest.approx(participation_ratio(z), rel=1e-9)
 
 
 def test_float32_chunks_and_arrays_are_summed_in_float64() -> None:
