@@ -109,8 +109,9 @@ def ceilings(
 
     Args:
         models: label -> source, as `compare_layers` takes them.
-        again: the same models captured again: other noise seeds (`Encoding(seed=1)`), or, where
-            there is no noise, the same capture, whose ceiling is the measure's own top.
+        again: the same models captured again on the same images: with another seed of noise
+            (`Encoding(seed=1)`; a `limit` draws other images with it, so pass them as images=), or,
+            where there is no noise, the same capture, whose ceiling is the measure's own top.
         measures: keys of `interp.geometry.MEASURES`.
         pooling, images, n_folds, n_neighbors, seed: as in `compare_layers`.
 
