@@ -170,7 +170,8 @@ def full(table: Sequence[dict[str, Any]]) -> str:
         "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for row in table:
-        level = "" if row["log_snr"] is None else f"{row['log_snr']:g}"
+        # -0.0 + 0 is 0.
+        level = "" if row["log_snr"] is None else f"{round(row['log_snr'], 1) + 0:g}"
         numbers = [row[key] for key in ("fvu", "pca", "random", "twin")]
         cells = ["-" if value is None else f"{value:.3f}" for value in numbers]
         cells += [f"{row['l0']:.1f}", f"{100 * row['dead']:.0f} %"]
