@@ -51,8 +51,8 @@ def one_pass(order: np.ndarray, chunk: int, folds: np.ndarray | None = FOLDS) ->
     sums = Sums(widths(XS), widths(YS), 5)
     for start in range(0, N, chunk):
         rows = order[start : start + chunk]
-        parts = ([z[torch.as_tensor(rows)] for z in side] for side in (XS, YS))
-        sums.add(*parts, None if folds is None else folds[rows])
+        xs, ys = ([z[torch.as_tensor(rows)] for z in side] for side in (XS, YS))
+        sums.add(xs, ys, None if folds is None else folds[rows])
     return sums.finish()
 
 
