@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import interp
+from interp.demo_matches import match_saes, matches_record, matches_table
 from interp.demo_report import closing, plain, strongest
 from interp.errors import InputError
 
@@ -160,10 +161,12 @@ def _demo(job: _Job) -> Path:
             results.append(_sae(job, target))
     with job.stage("compare layers across models, beside twins and pixels"):
         alignments = _compare(job)
+    with job.stage("match features of the SAEs on the same images"):
+        matches = match_saes(results, job.stores, job.config.out, job.config.seed)
     with job.stage("write the page"):
-        page = _page(job, results, alignments)
-    _write_results(job, results, alignments)
-    for line in closing(results, alignments, MODELS):
+        page = _page(job, results, alignments, matches)
+    _write_results(job, results, alignments, matches)
+    for line in (*closing(results, alignments, MODELS), *matches_table(matches)):
         job.say(line)
     job.say(f"\n{SCOPE}\n\n{sum(job.seconds.values()):.0f} s in all. Open {page}")
     return page
@@ -321,12 +324,15 @@ def _compare(job: _Job) -> list[Any]:
     return alignments
 
 
-def _page(job: _Job, results: Sequence[_Result], alignments: Sequence[Any]) -> Path:
+def _page(
+    job: _Job, results: Sequence[_Result], alignments: Sequence[Any], matches: Sequence[Any]
+) -> Path:
     return interp.build_dashboard(
         job.config.out,
         [result.features for result in results],
         job.stores.values(),
         alignments=alignments,
+        matches=matches,
         evaluations=[result.evaluation for result in results],
         substitutions=[result.substitution for result in results],
         cards=[_card(name) for name in MODELS],
@@ -359,7 +365,9 @@ def _provenance(job: _Job) -> dict[str, Any]:
     }
 
 
-def _write_results(job: _Job, results: Sequence[_Result], alignments: Sequence[Any]) -> None:
+def _write_results(
+    job: _Job, results: Sequence[_Result], alignments: Sequence[Any], matches: Sequence[Any]
+) -> None:
     values = {
         "scope": SCOPE,
         "provenance": _provenance(job),
@@ -380,6 +388,7 @@ def _write_results(job: _Job, results: Sequence[_Result], alignments: Sequence[A
             }
             for alignment in alignments
         ],
+        "matches": matches_record(matches),
     }
     out = job.config.out
     (out / "results.json").write_text(json.dumps(values, indent=1, sort_keys=True) + "\n")

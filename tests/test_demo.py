@@ -65,6 +65,17 @@ def test_alignments_keep_sample_sets_apart_and_carry_null_p_and_twin(runs) -> No
         assert row["low"] <= row["value"] <= row["high"]
 
 
+def test_saes_on_the_same_images_are_matched_beside_their_null(runs) -> None:
+    found = json.loads((runs[0] / "results.json").read_text())["matches"]
+    assert len(found) == 4
+    for one in found:
+        assert one["n_pairs"] >= one["n_shared"] >= 0
+        assert one["null_mean"] < one["mean"] <= 1
+        assert 0 < one["threshold"] < 1
+    assert len(list((runs[0] / "matches").iterdir())) == 4
+    assert (runs[0] / "bundle" / "data" / "matches3.js").is_file()
+
+
 def test_no_threads_is_refused() -> None:
     with pytest.raises(InputError, match="at least 1"):
         DemoConfig(threads=0)

@@ -83,7 +83,8 @@ MAY_IMPORT: dict[str, set[str]] = {
 # These see the public API only, and each other's parts as listed.
 OUTSIDE: dict[str, set[str]] = {
     "interp.doctor": set(),
-    "interp.demo": {"interp.demo_report"},
+    "interp.demo": {"interp.demo_matches", "interp.demo_report"},
+    "interp.demo_matches": {"interp.demo_report"},
     "interp.demo_report": set(),
     "interp.reference": set(),
     "interp.cli": {"interp.demo", "interp.doctor"},
