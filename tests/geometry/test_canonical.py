@@ -200,7 +200,7 @@ def projection_weighted(x: torch.Tensor, y: torch.Tensor) -> float:
     squared, variates = torch.linalg.eigh(onto_x @ onto_y @ onto_x)
     count = min(x.shape[1], y.shape[1])
     rho, h = squared[-count:].clamp(0, 1).sqrt(), variates[:, -count:]
-    weights = torch.stack([sum((h[:, i] @ column).abs() for column in x.T) for i in range(count)])
+    weights = torch.stack([(x.T @ h[:, i]).abs().sum() for i in range(count)])
     return float((weights * rho).sum() / weights.sum())
 
 
