@@ -63,6 +63,8 @@ def fill(arguments: argparse.Namespace, config: Config, path: Path) -> Iterator[
         else:
             jobs.append((task, config, key(task, config), digests[task.measure]))
     say(f"{len(jobs)} cells to run, {len(names)} measures")
+    if not jobs:
+        return
     context = multiprocessing.get_context("spawn")
     with context.Pool(arguments.workers, start_worker) as pool, path.open("a") as file:
         for done, cell in enumerate(pool.imap_unordered(work, jobs), 1):
@@ -92,7 +94,8 @@ def read_config(path: Path) -> Config:
 
 def report(results: dict[str, Any], out: Path) -> None:
     (out / "tables.md").write_text(tables(results))
-    draw(results).write_html(out / "figure.html", include_plotlyjs="directory")
+    options = {"displayModeBar": False}
+    draw(results).write_html(out / "figure.html", include_plotlyjs="directory", config=options)
 
 
 def parse() -> argparse.Namespace:
