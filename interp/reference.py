@@ -21,6 +21,7 @@ MODULES = (
     "interp",
     "interp.studies",
     "interp.alignment",
+    "interp.alignment.matching",
     "interp.assets",
     "interp.zoo",
     "interp.geometry",

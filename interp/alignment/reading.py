@@ -258,8 +258,9 @@ def _numbers(judged: Sequence[Case]) -> Iterator[str]:
     yield "|" + " --- |" * len(head)
     for case in judged:
         one = case.comparison
-        pair = f"{case.layers[0]} ~ {case.layers[1]}"
-        value = f"{_number(one.value)}{_interval(one.low, one.high)}"
+        pair = one.direction or f"{case.layers[0]} ~ {case.layers[1]}"
+        back = "" if one.reverse is None else f"; the other way {_number(one.reverse)}"
+        value = f"{_number(one.value)}{_interval(one.low, one.high)}{back}"
         row = (pair, one.measure, str(one.n), value, _number(one.null_mean), f"{case.p:.4f}")
         for place, level in enumerate(case.levels or (None,)):
             start = row if place == 0 else ("",) * len(row)

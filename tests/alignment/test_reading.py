@@ -203,3 +203,10 @@ def test_every_level_has_words() -> None:
     (line,) = level_words(["mine/code"])
     assert line.startswith("- mine/code: given by you")
     assert all(next(iter(level_words([name]))).endswith(".") for name in LEVELS)
+
+
+def test_a_measure_with_a_direction_shows_both_ways() -> None:
+    alignment = compared(2.0, measures=("ridge_cv",))
+    one = alignment.cells[0].comparison
+    assert f"| a/block0 -> b/block0 | ridge_cv | 80 | {one.value:.3f} [" in read(alignment)
+    assert f"; the other way {one.reverse:.3f} |" in read(alignment)
