@@ -196,6 +196,9 @@ def scikit_dimension(_):
     return "scikit-dimension", {
         "id.TwoNN().fit(x).dimension_": lambda x, y: skdim.id.TwoNN().fit(x).dimension_,
         f"id.MLE(K={K}).fit(x).dimension_": lambda x, y: skdim.id.MLE(K=K).fit(x).dimension_,
+        f"id.MLE().fit(x, n_neighbors={K}).dimension_": lambda x, y: (
+            skdim.id.MLE().fit(x, n_neighbors=K).dimension_
+        ),
     }
 
 

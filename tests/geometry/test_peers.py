@@ -27,7 +27,7 @@ from benchmarks.peers.geometry_values_variants import (
 from interp.geometry import MEASURES
 from interp.geometry.canonical_gulp import gulp
 from interp.geometry.cka_minibatch import minibatch_cka
-from interp.geometry.descriptors import DESCRIPTORS
+from interp.geometry.dimension import mle, twonn
 from interp.geometry.gromov_wasserstein import gromov_wasserstein_distance
 from interp.geometry.rsa import crossnobis, rdm_similarity, rsa_crossnobis
 
@@ -115,10 +115,6 @@ def compared(metric: str, comparison: str) -> Pair:
     return lambda x, y: rdm_similarity(x, y, metric, comparison)
 
 
-def described(name: str, **options) -> Pair:
-    return lambda x, y: DESCRIPTORS[name].function(x, **options)
-
-
 RSA = {"corr": "pearson", "tau-b": "kendall", "tau-a": "kendall_a", "cosine_cov": "whitened"}
 HOWS = ("corr", "spearman", "tau-b", "tau-a", "cosine", "cosine_cov")
 UNIT = f"unit rows, topk={K}"
@@ -197,6 +193,12 @@ AGREE: dict[tuple[str, str], Pair] = {
     ("sim_metric", "lin_cka_dist"): rest_of("cka_biased"),
     ("sim_metric", "procrustes"): lambda x, y: 2 - 2 * of("procrustes")(x, y),
     ("calibrated-similarity", f"calibrate(x, y, cka, K={CALIBRATED})[1]"): permutation_p,
+    ("scikit-dimension", "id.TwoNN().fit(x).dimension_"): lambda x, y: twonn(x),
+    ("scikit-dimension", f"id.MLE().fit(x, n_neighbors={K}).dimension_"): (
+        lambda x, y: mle(x, K / len(x))
+    ),
+    # Its K is not used: the neighbors are 20.
+    ("scikit-dimension", f"id.MLE(K={K}).fit(x).dimension_"): lambda x, y: mle(x, 20 / len(x)),
     ("svcca", "mean of get_cca_similarity cca_coef1"): of("cca"),
     ("representation_similarity", "cka(gram_linear)"): of("cka_biased"),
     ("representation_similarity", "cka(gram_linear, debiased=True)"): of("cka"),
