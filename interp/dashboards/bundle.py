@@ -104,14 +104,7 @@ def build_dashboard(
     loaded = [_load(item, "interp.features", "Features") for item in features]
     aligned = [_load(item, "interp.alignment", "Alignment") for item in alignments]
     matched = [_load(item, "interp.alignment.matching", "FeatureMatches") for item in matches]
-    if matched and not aligned:
-        raise InputError(
-            f"{len(matched)} matches without an alignment: they open from its cells; pass both"
-        )
-    if not loaded and not aligned:
-        raise InputError("nothing to show: pass at least one Features or one Alignment")
-    for item in loaded:
-        check_features(item)
+    _check_content(loaded, aligned, matched)
     by_hash = _stores(stores)
     _check_stores(loaded, by_hash)
     _check_target(out)
@@ -126,14 +119,24 @@ def build_dashboard(
         _write_pictures(loaded, pictures, by_hash, building)
         meta["saes"] = _write_saes(loaded, measured, building)
         meta["alignments"] = _write_alignments(aligned, building / "data")
-        digests = [str(item.sae["digest"]) for item in loaded]
-        meta["matches"] = write_matches(matched, pictures, digests, aligned, building / "data")
+        meta["matches"] = write_matches(matched, pictures, loaded, aligned, building / "data")
         _mark_undertrained(meta)
         write_data(building / "data", "meta", meta)
         _write_assets(building / "assets")
         return _publish(building, out, title)
     finally:
         shutil.rmtree(building, ignore_errors=True)
+
+
+def _check_content(loaded: Sequence[Any], aligned: Sequence[Any], matched: Sequence[Any]) -> None:
+    if matched and not aligned:
+        raise InputError(
+            f"{len(matched)} matches without an alignment: they open from its cells; pass both"
+        )
+    if not loaded and not aligned:
+        raise InputError("nothing to show: pass at least one Features or one Alignment")
+    for item in loaded:
+        check_features(item)
 
 
 def _measured(features: Sequence[Any], evaluations: Any, substitutions: Any) -> dict[str, list]:

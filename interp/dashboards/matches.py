@@ -1,6 +1,7 @@
 """Matched features as records for the comparison page: pairs as columns, examples with maps."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -72,11 +73,12 @@ def find_pictures(matches: Any, stores: Mapping[str, Any]) -> Pictures:
 def write_matches(
     matches: Sequence[Any],
     pictures: Sequence[Pictures],
-    digests: Sequence[str],
+    features: Sequence[Any],
     alignments: Sequence[Any],
-    data: Any,
+    data: Path,
 ) -> list[dict[str, Any]]:
     """Write `data/matches<index>.js` for each match; return what the first page needs of them."""
+    digests = [str(item.sae["digest"]) for item in features]
     found = []
     for index, (one, where) in enumerate(zip(matches, pictures, strict=True)):
         write_data(data, f"matches{index}", match_record(one, where))

@@ -164,16 +164,17 @@ def _scan(sae: Crosscoder, joined: Joined, mask: np.ndarray) -> _Sums:
     half, m = _half_of(joined, mask), sae.n_latents
     shapes = ((2,), (2, m), (2, m), (2, m), (2, sae.d_in), (2, m, sae.d_in))
     sums = _Sums(*(torch.zeros(shape, dtype=torch.float64) for shape in shapes))
-    with torch.no_grad():
-        for ids, x in joined.chunks(_CHUNK):
-            for k in (0, 1):
-                kept = mask[ids] & (half[ids] == k)
-                if kept.any():
-                    _add(sae, sums, k, x[torch.from_numpy(kept)])
+    for ids, x in joined.chunks(_CHUNK):
+        for k in (0, 1):
+            kept = mask[ids] & (half[ids] == k)
+            _add(sae, sums, k, x[torch.from_numpy(kept)])
     return sums
 
 
+@torch.no_grad()
 def _add(sae: Crosscoder, sums: _Sums, k: int, x: Tensor) -> None:
+    if not len(x):
+        return
     code = sae.encode(x)
     error = (sae.normalize(x) - sae.decode_normalized(code)).double()
     row, slot = (code.values > 0).nonzero(as_tuple=True)

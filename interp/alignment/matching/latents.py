@@ -154,13 +154,7 @@ def read_latents(
     """
     if pooling not in POOLINGS or half not in ("cond", "uncond"):
         raise InputError(f"pooling {pooling!r} is one of {POOLINGS}, half {half!r} cond or uncond")
-    sae = sae if isinstance(sae, SAE) else load_sae(sae)
-    store = store if isinstance(store, ActivationStore) else open_store(store)
-    point = point or (sae.point or {}).get("name", "")
-    if not point:
-        raise InputError("the SAE does not say which point it belongs to: give point=")
-    store.entries(point)
-    check_match(sae, store.points[point], store.model)
+    sae, store, point = _opened(sae, store, point)
     table = read_generations(store, strata)
     seen = _trained(sae, store, table.image, allow_train)
     rows = _rows(store, point, call, half)
@@ -185,9 +179,28 @@ def read_latents(
         store=store.hash,
         origin=Origin(sae, store, mask),
     )
-    left_out = tuple(name for name, old in zip(table.ids, seen, strict=True) if old)
-    kept = tuple(name for name, old in zip(table.ids, seen, strict=True) if not old)
-    return dataclasses.replace(take(found, kept), left_out=left_out) if left_out else found
+    return _without(found, seen) if seen.any() else found
+
+
+def _opened(
+    sae: SAE | str | Path, store: ActivationStore | str | Path, point: str
+) -> tuple[SAE, ActivationStore, str]:
+    """The SAE, the store and the point, which belong together."""
+    sae = sae if isinstance(sae, SAE) else load_sae(sae)
+    store = store if isinstance(store, ActivationStore) else open_store(store)
+    point = point or (sae.point or {}).get("name", "")
+    if not point:
+        raise InputError("the SAE does not say which point it belongs to: give point=")
+    store.entries(point)
+    check_match(sae, store.points[point], store.model)
+    return sae, store, point
+
+
+def _without(one: Latents, seen: np.ndarray) -> Latents:
+    """The latents on the images that were not trained on; `seen` is [n] bool."""
+    kept = [name for name, old in zip(one.ids, seen, strict=True) if not old]
+    left_out = tuple(name for name, old in zip(one.ids, seen, strict=True) if old)
+    return dataclasses.replace(take(one, kept), left_out=left_out)
 
 
 def _trained(sae: SAE, store: ActivationStore, image: np.ndarray, allow_train: bool) -> np.ndarray:

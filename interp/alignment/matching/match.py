@@ -128,9 +128,20 @@ def match_features(
     main = _find(job, a, b, one_space)
     if not main.match.pairs.first.size:
         raise InputError(f"no latent of {a.name} and {b.name} is the other's best on these images")
+    ceilings, levels = _beside(job, main, rest, one_space)
+    columns = _columns(main, ceilings, one_space)
+    return _record(
+        job, main, columns, levels, make_examples((a, b), columns, job.halves.scored, shown)
+    )
+
+
+def _beside(
+    job: "_Job", main: "_Found", rest: Sequence[Any], one_space: bool
+) -> tuple[list["_Found | None"], list[MatchLevel]]:
+    """The matches with the second seeds, and all levels; rest: two seeds, then pairs of twins."""
     ceilings = [
         None if other is None else _find(job, one, other, True)
-        for one, other in zip((a, b), rest[:2], strict=True)
+        for one, other in zip((main.first, main.second), rest[:2], strict=True)
     ]
     levels = [
         _level(main, found, f"second seed of {found.first.name}") for found in ceilings if found
@@ -138,12 +149,9 @@ def match_features(
     for i in range(2, len(rest), 2):
         # Twins of the layers of one model share a space where the layers do.
         found = _find(job, rest[i], rest[i + 1], one_space)
-        name = "untrained twins" + (f" {i // 2}" if len(twins) > 1 else "")
+        name = "untrained twins" + (f" {i // 2}" if len(rest) > 4 else "")
         levels.append(_level(main, found, name))
-    columns = _columns(main, ceilings, one_space)
-    return _record(
-        job, main, columns, levels, make_examples((a, b), columns, job.halves.scored, shown)
-    )
+    return ceilings, levels
 
 
 @dataclass(frozen=True)
