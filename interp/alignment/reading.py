@@ -62,10 +62,11 @@ def held_out_cases(alignment: Alignment, choices: Choices) -> list[Case]:
     Whether there is any pairing is tested on all images, with p counting the search: halves would
     only lose power. How much there is, and beside what, is read off the halves.
     """
-    whole = {(*case.models, case.comparison.measure): case for case in cases(alignment)}
+    # A half may choose the direction from the second model to the first.
+    whole = {(frozenset(one.models), one.comparison.measure): one for one in cases(alignment)}
     out = []
     for one in sorted(choices.choices, key=lambda choice: choice.half):
-        on_all = whole.get((one.model_a, one.model_b, one.measure))
+        on_all = whole.get((frozenset((one.model_a, one.model_b)), one.measure))
         if on_all is not None:
             layers, value = (one.layer_a, one.layer_b), one.comparison
             out.append(

@@ -210,3 +210,18 @@ def test_a_measure_with_a_direction_shows_both_ways() -> None:
     one = alignment.cells[0].comparison
     assert f"| a/block0 -> b/block0 | ridge_cv | 80 | {one.value:.3f} [" in read(alignment)
     assert f"; the other way {one.reverse:.3f} |" in read(alignment)
+
+
+def test_halves_that_chose_the_other_direction_are_judged_too() -> None:
+    models = {m: model(m, 1.0, 100 * i) for i, m in enumerate("ab")}
+    given = {"pixels": False, "measures": ("r2",), "n_folds": 4}
+    alignment, choices = compare_layers(models, **given), choose_and_score(models, **given)
+    turned = dataclasses.replace(
+        choices,
+        choices=tuple(
+            dataclasses.replace(one, model_a="b", model_b="a") if one.half else one
+            for one in choices.choices
+        ),
+    )
+    judged = held_out_cases(alignment, turned)
+    assert [(case.models, case.half) for case in judged] == [(("a", "b"), 0), (("a", "b"), 1)]
