@@ -14,6 +14,7 @@ from interp.alignment.cells import (
     measured,
     scaling,
 )
+from interp.alignment.matrices import as_features
 from interp.alignment.records import Comparison
 from interp.alignment.representations import Representation
 from interp.errors import InputError
@@ -54,16 +55,16 @@ def compare(
     Raises:
         InputError: shapes, NaN, n < 4, constant features, too few permutations or clusters.
     """
+    x, y = (
+        z if isinstance(z, Tensor) else as_features(z, name) for name, z in (("x", x), ("y", y))
+    )
     if len(x) != len(y):
         raise InputError(f"x has {len(x)} rows and y {len(y)}; row i of both is the same image")
     if n_permutations:
         check_permutations(n_permutations, 1)
     ids = tuple(map(str, range(len(x))))
     labels = (label_rows(clusters, "clusters", len(x)), label_rows(strata, "strata", len(x)))
-    pair = [
-        Representation(name, "features", torch.as_tensor(z), ids, *labels)
-        for name, z in (("x", x), ("y", y))
-    ]
+    pair = [Representation(name, "features", z, ids, *labels) for name, z in (("x", x), ("y", y))]
     setting = make_setting(pair, n_permutations, n_folds, n_neighbors, seed)
     used = measured(measure, setting)
     first, second = ([setting.prepare(used.spec, one)] for one in pair)

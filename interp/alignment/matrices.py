@@ -1,5 +1,8 @@
 """Feature matrices that a user brings: .npy, .npz and .safetensors files, arrays, label files."""
 
+import tokenize
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,11 @@ from interp.errors import InputError
 SUFFIXES = (".npy", ".npz", ".safetensors")
 # The name of the one layer that an array without names holds.
 ONLY = "features"
+# What numpy raises on damaged files: of the header, of the archive, of sizes that cannot be.
+DAMAGED = (
+    *(ValueError, OSError, EOFError, KeyError, NotImplementedError, MemoryError, OverflowError),
+    *(tokenize.TokenError, zipfile.BadZipFile, zlib.error, RecursionError),
+)
 
 
 def is_matrix_file(path: str | Path) -> bool:
@@ -39,7 +47,7 @@ def read_matrices(path: str | Path) -> dict[str, Float[Tensor, "n ..."]]:
     if not found:
         raise InputError(f"{path} holds no arrays")
     for name, x in found.items():
-        if x.ndim not in (2, 3) or x.shape[-1] < 1:
+        if x.ndim not in (2, 3) or not x.numel():
             raise InputError(
                 f"{path}: {name} has shape {tuple(x.shape)}; [n rows, d] or [n, positions, d] is "
                 "needed, one row per image"
@@ -52,9 +60,10 @@ def read_matrices(path: str | Path) -> dict[str, Float[Tensor, "n ..."]]:
 
 def _read_numpy(path: Path) -> dict[str, Tensor]:
     try:
-        loaded = np.load(path, allow_pickle=False)
-        arrays = {ONLY: loaded} if isinstance(loaded, np.ndarray) else dict(loaded.items())
-    except (ValueError, OSError, EOFError, KeyError, NotImplementedError) as error:
+        with path.open("rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            arrays = {ONLY: loaded} if isinstance(loaded, np.ndarray) else dict(loaded.items())
+    except DAMAGED as error:
         why = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
             f"{path} is no sound file of numbers: {why} (write it with numpy.save; pickled "

@@ -347,3 +347,15 @@ def test_the_family_of_all_layers_holds_its_error() -> None:
         result = small(models, seed=r, n_folds=0)
         rejected += result.families[0].p <= 0.05
     assert abs(rejected / repeats - 0.05) <= 3.3 * (0.05 * 0.95 / repeats) ** 0.5
+
+
+def test_arrays_of_any_layout_are_compared_as_they_read() -> None:
+    x, y = np.random.default_rng(0).normal(size=(2, 20, 3))
+    options = {"n_permutations": 0, "n_folds": 0}
+    wanted = compare(x, y, **options).value
+    assert compare(x.astype(">f8"), y, **options).value == wanted
+    assert compare(x[::-1], y[::-1], **options).value == pytest.approx(wanted)
+    with pytest.raises(InputError, match="x has dtype object"):
+        compare(x.astype(object), y, **options)
+    with pytest.raises(InputError, match="x has 1 rows and y 20"):
+        compare(3, y, **options)

@@ -105,3 +105,26 @@ def test_rows_without_ids_keep_their_order_and_repeated_ids_are_refused() -> Non
         matrix_representations("x", layers, ids=["a", "a", *"bcdefghijklmno"[:14]])
     with pytest.raises(InputError, match="x has 16 rows and there are 3 clusters"):
         matrix_representations("x", layers, clusters=list("abc"))
+
+
+def test_damaged_files_of_numpy_are_refused_as_such(tmp_path: Path) -> None:
+    np.savez(tmp_path / "sound.npz", a=X, b=X)
+    bytes_ = (tmp_path / "sound.npz").read_bytes()
+    flipped = bytearray(bytes_)
+    flipped[250] ^= 255
+    (tmp_path / "cut.npz").write_bytes(bytes_[:200])
+    (tmp_path / "flipped.npz").write_bytes(flipped)
+    np.save(tmp_path / "sound.npy", X)
+    for name, shape in (("huge", "(99999999999, 3), }"), ("open", "(8, 3), ")):
+        header = b"{'descr': '<f8', 'fortran_order': False, 'shape': " + shape.encode()
+        size = (len(header) + 1).to_bytes(2, "little")
+        (tmp_path / f"{name}.npy").write_bytes(b"\x93NUMPY\x01\x00" + size + header + b"\n1234")
+    for name in ("cut.npz", "flipped.npz", "huge.npy", "open.npy"):
+        with pytest.raises(InputError, match="is no sound file of numbers"):
+            read_matrices(tmp_path / name)
+
+
+def test_a_file_without_rows_says_so(tmp_path: Path) -> None:
+    np.save(tmp_path / "none.npy", np.zeros((0, 3)))
+    with pytest.raises(InputError, match=r"shape \(0, 3\)"):
+        read_matrices(tmp_path / "none.npy")
