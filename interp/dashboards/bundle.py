@@ -107,7 +107,7 @@ def build_dashboard(
     _check_content(loaded, aligned, matched)
     by_hash = _stores(stores)
     _check_stores(loaded, by_hash)
-    _check_target(out)
+    check_target(out)
     pictures = [find_pictures(item, by_hash) for item in matched]
     measured = _measured(loaded, evaluations, substitutions)
     out.mkdir(parents=True, exist_ok=True)
@@ -179,7 +179,8 @@ def _check_stores(features: Sequence[Any], stores: Mapping[str, Any]) -> None:
             )
 
 
-def _check_target(out: Path) -> None:
+def check_target(out: Path) -> None:
+    """Raise InputError for a file, and for a folder with a page of someone else."""
     index = out / "index.html"
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file; a dashboard needs a folder")

@@ -1,7 +1,7 @@
 """study(): capture what has to be captured, compare everything, score, read."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from interp.geometry import get_measure
 from interp.stats import needed_permutations
 from interp.studies.beside import prepared, reference_levels, without_constant
 from interp.studies.options import Judging, Showing, split_options
-from interp.studies.record import Study
+from interp.studies.record import Study, check_folder
 from interp.studies.sides import Finding, Labels, Side, find_side, name_models
 
 # A p of 0.002 at best; the number that Holm needs grows with pairs and measures.
@@ -81,10 +81,14 @@ def study(
     showing, judging = split_options(options, showing, judging)
     for name in judging.measures:
         get_measure(name)
+    if out is not None:
+        check_folder(out)
     say = progress or (lambda line: None)
     named = name_models(models)
+    if both := sorted(set(named) & set(references or {})):
+        raise InputError(f"{both[0]!r} is a model and a reference: give one another label")
     column, groups = (strata, ()) if isinstance(strata, str) else ("", _texts(strata))
-    labels = Labels(_by_label(ids, named), _texts(clusters), groups)
+    labels = Labels(_by_label(ids, [*named, *(references or {})]), _texts(clusters), groups)
     by_label = points if isinstance(points, Mapping) else {"": tuple(points)}
     folder = Path(showing.activations or (Path(out or ".") / "activations"))
     how = Finding(showing, judging, labels, by_label, column, folder, say)
@@ -107,14 +111,15 @@ def _texts(labels: Sequence[Any]) -> tuple[str, ...]:
     return tuple(map(str, values))
 
 
-def _by_label(ids: Any, named: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+def _by_label(ids: Any, named: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """The ids of each label, in the order of the models and references."""
     if isinstance(ids, Mapping):
         _check_labels(ids, named)
-        return {str(label): _texts(some) for label, some in ids.items()}
+        return {label: _texts(ids[label]) for label in named if label in ids}
     return dict.fromkeys(named, _texts(ids)) if len(ids) else {}
 
 
-def _check_labels(given: Mapping[str, Any], named: Mapping[str, Any]) -> None:
+def _check_labels(given: Mapping[str, Any], named: Iterable[str]) -> None:
     if odd := sorted(set(given) - set(named) - {""}):
         raise InputError(f"{odd[0]!r} is not among the models {', '.join(named)}")
 

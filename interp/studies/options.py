@@ -1,6 +1,8 @@
 """What the models of a study are shown, and how the study judges."""
 
 import dataclasses
+import math
+import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -96,6 +98,20 @@ class Judging:
             raise InputError(f"no recipe {odd[0]!r}; there are {', '.join(RECIPES)}")
         if not self.measures:
             raise InputError("no measures given: name at least one")
+        if len(set(self.measures)) < len(self.measures):
+            raise InputError(
+                f"measures {', '.join(self.measures)}: each once, or p counts it twice"
+            )
+        if self.pooling not in ("mean", "tokens"):
+            raise InputError(f"pooling {self.pooling!r} is mean or tokens")
+        counts = {"n_permutations": self.n_permutations or 0, "n_folds": self.n_folds}
+        for name, value in {**counts, "seed": self.seed}.items():
+            if not isinstance(value, numbers.Integral) or value < 0:
+                raise InputError(f"{name} = {value}: a whole number from 0 on is needed")
+        if not isinstance(self.n_neighbors, numbers.Real) or not math.isfinite(self.n_neighbors):
+            raise InputError(
+                f"n_neighbors = {self.n_neighbors}: a fraction of the images is needed"
+            )
 
 
 def split_options(

@@ -89,6 +89,7 @@ class Study:
         """
         from interp.dashboards import build_dashboard
 
+        check_folder(folder)
         out = Path(folder)
         out.mkdir(parents=True, exist_ok=True)
         self.alignment.save(out / "alignment.json")
@@ -108,6 +109,13 @@ class Study:
         return build_dashboard(
             out, alignments=[self.alignment], title=title, notes=notes, provenance=provenance
         )
+
+
+def check_folder(folder: str | Path) -> None:
+    """Raise InputError where a result cannot be written: a file, or a folder of someone else."""
+    from interp.dashboards.bundle import check_target
+
+    check_target(Path(folder))
 
 
 def _json(value: Any) -> str:

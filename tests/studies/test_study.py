@@ -238,3 +238,59 @@ def test_options_go_by_name_or_in_records() -> None:
         Showing(untrained=-1)
     with pytest.raises(InputError, match="no measures given"):
         Judging(measures=())
+
+
+def test_a_folder_of_someone_else_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    (tmp_path / "index.html").write_text("mine")
+    (tmp_path / "table.csv").write_text("mine")
+    said: list[str] = []
+    with pytest.raises(InputError, match="is not a dashboard of this library"):
+        study([*pair()], out=tmp_path, progress=said.append, **FAST)
+    assert not said
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["index.html", "table.csv"]
+    assert (tmp_path / "table.csv").read_text() == "mine"
+
+
+def test_a_file_is_no_folder_of_a_result(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(InputError, match="is a file"):
+        study([*pair()], out=tmp_path / "out", **FAST)
+
+
+def test_labels_of_rows_belong_to_the_first_model_whatever_the_order_of_ids() -> None:
+    x, y = pair()
+    order = torch.randperm(N, generator=torch.Generator().manual_seed(4)).tolist()
+    ids = [f"i{row}" for row in range(N)]
+    near = [row // 3 for row in range(N)]
+    given = {"x": ids, "y": [ids[row] for row in order]}
+    turned = dict(reversed(given.items()))
+    models = {"x": x, "y": y[order]}
+    first, second = (
+        study(models, ids=some, clusters=near, **FAST).alignment for some in (given, turned)
+    )
+    assert first == second
+
+
+def test_references_stand_on_the_ids_of_all_or_on_their_own() -> None:
+    x, y = pair()
+    ids, back = [f"i{row}" for row in range(N)], [f"i{row}" for row in range(N)][::-1]
+    seen = draw(N, 4, seed=8)
+    one = study([x, y], ids=ids, references={"pixels": seen}, **FAST)
+    named = {"x": ids, "y": ids, "pixels": back}
+    other = study([x, y], ids=named, references={"pixels": seen.flip(0)}, **FAST)
+    assert one.alignment == other.alignment
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"measures": ("cka", "cka")},
+        {"seed": -1},
+        {"n_permutations": 250.5},
+        {"pooling": "median"},
+        {"n_neighbors": float("nan")},
+    ],
+)
+def test_options_that_mean_nothing_are_refused_by_name(options: dict) -> None:
+    with pytest.raises(InputError, match=next(iter(options))):
+        Judging(**options)
