@@ -85,10 +85,8 @@ def study(
         check_folder(out)
     say = progress or (lambda line: None)
     named = name_models(models)
-    if both := sorted(set(named) & set(references or {})):
-        raise InputError(f"{both[0]!r} is a model and a reference: give one another label")
     column, groups = (strata, ()) if isinstance(strata, str) else ("", _texts(strata))
-    labels = Labels(_by_label(ids, [*named, *(references or {})]), _texts(clusters), groups)
+    labels = Labels(_by_label(ids, named, references or {}), _texts(clusters), groups)
     by_label = points if isinstance(points, Mapping) else {"": tuple(points)}
     folder = Path(showing.activations or (Path(out or ".") / "activations"))
     how = Finding(showing, judging, labels, by_label, column, folder, say)
@@ -111,8 +109,13 @@ def _texts(labels: Sequence[Any]) -> tuple[str, ...]:
     return tuple(map(str, values))
 
 
-def _by_label(ids: Any, named: Sequence[str]) -> dict[str, tuple[str, ...]]:
+def _by_label(
+    ids: Any, models: Mapping[str, Any], references: Mapping[str, Any]
+) -> dict[str, tuple[str, ...]]:
     """The ids of each label, in the order of the models and references."""
+    if both := sorted(set(models) & set(references)):
+        raise InputError(f"{both[0]!r} is a model and a reference: give one another label")
+    named = [*models, *references]
     if isinstance(ids, Mapping):
         _check_labels(ids, named)
         return {label: _texts(ids[label]) for label in named if label in ids}
