@@ -149,7 +149,7 @@ def read(
     judged = cases(alignment) if judged is None else judged
     parts = [
         f"# How alike: {_join(alignment.models)}",
-        _section("In short", _short(judged, problems)),
+        _section("In short", _short(alignment, judged, problems)),
         _section("What was asked", _asked(alignment, judged, unit)),
         _section("The numbers", _numbers(judged)),
         _section("Not decided", _undecided(judged)),
@@ -201,8 +201,15 @@ def _section(title: str, lines: Sequence[str] | Iterator[str]) -> str:
     return "\n\n".join([f"## {title}", "\n".join(body)]) if body else ""
 
 
-def _short(judged: Sequence[Case], problems: Sequence[str]) -> Iterator[str]:
-    if not judged:
+def _short(
+    alignment: Alignment, judged: Sequence[Case], problems: Sequence[str]
+) -> Iterator[str]:
+    if not judged and alignment.n_permutations:
+        yield (
+            f"- Nothing was tested: {_join(alignment.measures)} does not see the pairing of rows, which is "
+            "what shuffling would change, so no number has a p."
+        )
+    elif not judged:
         yield "- Nothing was tested: no permutations were asked for, so no number has a p."
     yield from (f"- {line}" for line in summary(judged))
     yield from (f"- Not computed: {problem}" for problem in problems)

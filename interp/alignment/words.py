@@ -11,7 +11,8 @@ PLACE = (
 LEVELS = {
     "untrained": (
         "the same architectures with fresh weights, on the same images. Being above says that "
-        "training, not wiring, width or pooling, made the likeness"
+        "training, not wiring, width or pooling, made the likeness; the interval counts images, so "
+        "that with few initializations another one may lie higher"
     ),
     "spectrum": (
         "Gaussian features with the variances of the layer along its own directions, drawn without "

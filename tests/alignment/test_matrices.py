@@ -76,7 +76,7 @@ def test_wrong_shapes_and_dtypes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="features must be real"):
         read_matrices(tmp_path / "x.npy")
     np.savez(tmp_path / "x.npz", a=X, b=X[1:])
-    with pytest.raises(InputError, match="different numbers of rows: {'a': 8, 'b': 7}"):
+    with pytest.raises(InputError, match=r"different numbers of rows: {'a': 8, 'b': 7}"):
         read_matrices(tmp_path / "x.npz")
     with pytest.raises(InputError, match="real numbers"):
         as_features([["a"]], "x")

@@ -185,6 +185,11 @@ def test_without_permutations_nothing_is_claimed() -> None:
     assert "## The numbers" not in text
 
 
+def test_a_measure_that_sees_no_pairing_says_so() -> None:
+    alignment = dataclasses.replace(compared(2.0), families=(), measures=("gromov_wasserstein",))
+    assert "gromov_wasserstein does not see the pairing of rows" in read(alignment)
+
+
 def test_files_of_before_there_were_levels_are_read() -> None:
     cell = dataclasses.replace(
         compared(2.0).cells[0],

@@ -68,7 +68,7 @@ def transform(invariance: str, x: torch.Tensor, scale: float) -> torch.Tensor:
 
 
 def test_an_unknown_measure_lists_the_known_ones() -> None:
-    with pytest.raises(InputError, match="no measure 'ckaa'; there are .*cka, .*mutual_knn"):
+    with pytest.raises(InputError, match=r"no measure 'ckaa'; there are .*cka, .*mutual_knn"):
         get_measure("ckaa")
 
 

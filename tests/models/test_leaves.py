@@ -315,7 +315,7 @@ def test_a_bridge_reads_texts_of_one_length_at_a_time() -> None:
         assert reader.calls[0].value.shape == (2, 3, 16)
         with pytest.raises(InputError, match="prompts of 1 to 3 tokens in one batch"):
             model.encode(EncodeBatch(pictures, prompts=("cat", "a")))
-        with pytest.raises(InputError, match="reads texts .*condition='caption', batch_size=1"):
+        with pytest.raises(InputError, match=r"reads texts .*condition='caption', batch_size=1"):
             model.encode(EncodeBatch(pictures))
     finally:
         model.root.tokenizer = None
