@@ -206,8 +206,8 @@ def _short(
 ) -> Iterator[str]:
     if not judged and alignment.n_permutations:
         yield (
-            f"- Nothing was tested: {_join(alignment.measures)} does not see the pairing of rows, which is "
-            "what shuffling would change, so no number has a p."
+            f"- Nothing was tested: {_join(alignment.measures)} does not see the pairing of rows, "
+            "which is what shuffling would change, so no number has a p."
         )
     elif not judged:
         yield "- Nothing was tested: no permutations were asked for, so no number has a p."
