@@ -201,9 +201,7 @@ def _section(title: str, lines: Sequence[str] | Iterator[str]) -> str:
     return "\n\n".join([f"## {title}", "\n".join(body)]) if body else ""
 
 
-def _short(
-    alignment: Alignment, judged: Sequence[Case], problems: Sequence[str]
-) -> Iterator[str]:
+def _short(alignment: Alignment, judged: Sequence[Case], problems: Sequence[str]) -> Iterator[str]:
     if not judged and alignment.n_permutations:
         yield (
             f"- Nothing was tested: {_join(alignment.measures)} does not see the pairing of rows, "

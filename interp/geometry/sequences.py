@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Integer
 from torch import Tensor
 
 from interp.errors import InputError
@@ -129,7 +129,7 @@ def list_edits(a: Int[Tensor, "n k"], b: Int[Tensor, "n l"]) -> Int[Tensor, " n"
     return cost[:, -1]
 
 
-def packed_lcs(ranks: Int[Tensor, "q k"], k: int) -> Int[Tensor, " q"]:
+def packed_lcs(ranks: Integer[Tensor, "q k"], k: int) -> Int[Tensor, " q"]:
     """Length of the longest common subsequence from the places of one list in another.
 
     ranks[:, j]: 1 + the place of b's j-th entry in a, 0 where a lacks it; a has k entries, each
@@ -149,7 +149,7 @@ def packed_lcs(ranks: Int[Tensor, "q k"], k: int) -> Int[Tensor, " q"]:
     return k - torch.as_tensor(ones).long()
 
 
-def packed_edits(ranks: Int[Tensor, "q k"], k: int) -> Int[Tensor, " q"]:
+def packed_edits(ranks: Integer[Tensor, "q k"], k: int) -> Int[Tensor, " q"]:
     """Levenshtein distance from the places of one list in another, as in `packed_lcs`.
 
     The state holds where the table rises and falls by 1 along a; `step` is its change along b at
@@ -186,7 +186,7 @@ def _words(k: int) -> list[int]:
     return [FULL] * (k // WORD) + ([(1 << k % WORD) - 1] if k % WORD else [])
 
 
-def _bit(ranks: Int[Tensor, " q"], w: int) -> Tensor:
+def _bit(ranks: Integer[Tensor, " q"], w: int) -> Tensor:
     """The bit of a rank within word w, or 0."""
     at = ranks - 1 - w * WORD
     inside = (at >= 0) & (at < WORD)

@@ -15,7 +15,7 @@ from tests.sae.stores import make_pair
 CONFIG = TrainConfig(n_latents=8, k=2, steps=2, batch_size=16)
 
 
-def test_paths_and_names_are_not_taken_for_stores_and_models(tmp_path: Path) -> None:
+def test_paths_and_names_are_refused_as_stores_and_models(tmp_path: Path) -> None:
     with pytest.raises(SAEError, match="is a path: train"):
         train("stores/one", CONFIG, point="early", out=tmp_path / "run")  # pyright: ignore[reportArgumentType]
     with pytest.raises(InputError, match="'zoo:gan' is no model"):
@@ -31,7 +31,7 @@ def test_a_file_is_no_run_directory_and_stays(tmp_path: Path) -> None:
     assert file.read_text() == "mine"
 
 
-def test_rows_that_select_nothing_say_so(tmp_path: Path) -> None:
+def test_rows_that_select_nothing_are_refused(tmp_path: Path) -> None:
     store = make_pair(tmp_path)
     sae = train(store, CONFIG, point="early", out=tmp_path / "run", progress=False).sae
     with pytest.raises(SAEError, match=r"rows= selects none of the \d+ rows of early"):
