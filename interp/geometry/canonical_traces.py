@@ -93,8 +93,8 @@ def _owners(factors: Sequence[Tensor]) -> Tensor:
 
 
 def permuted_traces(
-    first: Sequence[Float[Tensor, "n r"]],
-    second: Sequence[Float[Tensor, "n q"]],
+    first: Sequence[Float[Tensor, "n _"]],
+    second: Sequence[Float[Tensor, "n _"]],
     orders: Int[np.ndarray, "p n"],
 ) -> Float[Tensor, "p a b"]:
     """tr(K L) of every pair after the rows of the second factors are reordered: b[orders[i]].
@@ -131,7 +131,7 @@ def _by_grams(first, second, orders: np.ndarray) -> Tensor:
 
 
 def trace_moments(
-    first: Sequence[Float[Tensor, "n r"]], second: Sequence[Float[Tensor, "n q"]]
+    first: Sequence[Float[Tensor, "n _"]], second: Sequence[Float[Tensor, "n _"]]
 ) -> tuple[Float[Tensor, "a b"], Float[Tensor, "a b"]]:
     """Exact mean and sd of tr(K L) over all n! pairings (module docstring). Cost n r^2 a layer."""
     n = first[0].shape[0]

@@ -74,7 +74,7 @@ class BothCKA(NamedTuple):
 
 
 def both_cka(
-    xs: Sequence[Float[Tensor, "n d"]], ys: Sequence[Float[Tensor, "n e"]], route: str = "auto"
+    xs: Sequence[Float[Tensor, "n _"]], ys: Sequence[Float[Tensor, "n _"]], route: str = "auto"
 ) -> BothCKA:
     """Biased and debiased linear CKA of every pair of layers from one evaluation of ||X'Y||^2.
 

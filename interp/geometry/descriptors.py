@@ -49,7 +49,7 @@ class Descriptor(NamedTuple):
     least_width: int = 1
 
 
-def anisotropy(x: Float[Tensor, "n d"]) -> float:
+def anisotropy(x: Float[Tensor | np.ndarray, "n d"]) -> float:
     """Mean cosine of two different rows.
 
     1 / (n (n - 1)) sum over i != j of <u_i, u_j>, u the rows of norm 1, about the origin: 1 for a
@@ -63,7 +63,7 @@ def anisotropy(x: Float[Tensor, "n d"]) -> float:
     return float((rows.sum(0).square().sum() - n) / (n * (n - 1)))
 
 
-def uniformity(x: Float[Tensor, "n d"], temperature: float = TEMPERATURE) -> float:
+def uniformity(x: Float[Tensor | np.ndarray, "n d"], temperature: float = TEMPERATURE) -> float:
     """Log of the mean Gaussian potential of two different rows on the sphere.
 
     log 1 / (n (n - 1)) sum over i != j of exp(-t |u_i - u_j|^2), u the rows of norm 1, t =

@@ -16,6 +16,7 @@ Equal rows have distance 0, for which no ratio exists: that is an error with the
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -36,7 +37,7 @@ EQUAL = 1e-12
 LEAST_NEIGHBORS = 3
 
 
-def neighbor_distances(x: Float[Tensor, "n d"], width: int) -> Float[Tensor, "n w"]:
+def neighbor_distances(x: Float[Tensor | np.ndarray, "n d"], width: int) -> Float[Tensor, "n w"]:
     """Distances to the `width` nearest rows, ascending, of the centered rows of norm 1.
 
     Differences are taken entry by entry, so that equal rows have distance 0 and near ones keep
@@ -73,7 +74,7 @@ class Distinct(NamedTuple):
     dropped: int
 
 
-def distinct_rows(x: Float[Tensor, "n d"]) -> Distinct:
+def distinct_rows(x: Float[Tensor | np.ndarray, "n d"]) -> Distinct:
     """The first of each set of equal rows, and how many were dropped.
 
     Equal means equal in every entry. Raises InputError for NaN, n < 4, fewer than 4 distinct rows.
@@ -89,7 +90,7 @@ def distinct_rows(x: Float[Tensor, "n d"]) -> Distinct:
     return Distinct(rows[kept], kept, len(rows) - len(first))
 
 
-def twonn(x: Float[Tensor, "n d"], method: str = "fit") -> float:
+def twonn(x: Float[Tensor | np.ndarray, "n d"], method: str = "fit") -> float:
     """Intrinsic dimension from the ratio of the distances to the two nearest rows.
 
     With mu_i = r_2 / r_1 in ascending order,
@@ -119,7 +120,7 @@ def twonn(x: Float[Tensor, "n d"], method: str = "fit") -> float:
     return float((part * -torch.log1p(-below)).sum() / part.square().sum())
 
 
-def gride(x: Float[Tensor, "n d"], order: int = GRIDE_ORDER) -> float:
+def gride(x: Float[Tensor | np.ndarray, "n d"], order: int = GRIDE_ORDER) -> float:
     """Intrinsic dimension from the ratio of the distances to the order-th and 2 order-th row.
 
     The D that maximizes the likelihood of mu_i = r_2m / r_m, m = order: the density of mu is
@@ -186,7 +187,7 @@ def gride_curve(x: Float[Tensor, "n d"], largest: float = 0.05) -> GrideCurve:
     return GrideCurve(tuple(orders), scale, tuple(_gride(distances, m) for m in orders))
 
 
-def mle(x: Float[Tensor, "n d"], n_neighbors: float = FRACTION) -> float:
+def mle(x: Float[Tensor | np.ndarray, "n d"], n_neighbors: float = FRACTION) -> float:
     """Intrinsic dimension by maximum likelihood over k neighbors, inverses averaged over rows.
 
     D = [1/n sum_i 1/(k - 1) sum_(j < k) log(r_ik / r_ij)]^-1. n_neighbors: k as a fraction of n, at

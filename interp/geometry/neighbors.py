@@ -64,7 +64,7 @@ def count_neighbors(n: int, fraction: float = FRACTION) -> int:
 
 
 def nearest(
-    x: Float[Tensor, "n d"],
+    x: Float[Tensor | np.ndarray, "n d"],
     width: int,
     *,
     units: np.ndarray | None = None,
@@ -147,7 +147,9 @@ def _sortable(values: Tensor) -> Int[Tensor, "*s"]:
     return bits ^ ((bits >> 31) & 0x7FFFFFFF)
 
 
-def metric_rows(x: Float[Tensor, "n d"], metric: str, name: str = "x") -> Float[Tensor, "n d"]:
+def metric_rows(
+    x: Float[Tensor | np.ndarray, "n d"], metric: str, name: str = "x"
+) -> Float[Tensor, "n d"]:
     """The checked rows whose nearest are searched, as the metric has them.
 
     Centered and of norm 1 ("euclidean"), each of norm 1 ("cosine"), or the whole of norm 1 ("dot").

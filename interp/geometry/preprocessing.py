@@ -59,7 +59,7 @@ def demean(x: Float[Tensor, "n ..."], name: str = "x") -> Float[Tensor, "n ..."]
     return x - x.mean(0)
 
 
-def clip_threshold(xs: Sequence[Float[Tensor, "n ..."]], quantile: float = 0.95) -> float:
+def clip_threshold(xs: Sequence[Float[Tensor, "_ ..."]], quantile: float = 0.95) -> float:
     """The value number floor(q N), counted from 0, of all N sorted absolute values.
 
     xs: one or more arrays that share a threshold. Cost: one selection, linear in N.

@@ -116,7 +116,7 @@ def soft_matching_correlation(x: Float[Tensor, "n d"], y: Float[Tensor, "n e"]) 
     return -transport(-(a.T @ b).numpy()).cost
 
 
-def _standardized(x: Float[Tensor, "n d"], name: str) -> Float[Tensor, "n d"]:
+def _standardized(x: Float[Tensor, "n d"], name: str) -> Float[Tensor, "n kept"]:
     center(x, name)
     rows = as_rows(x, name)
     sizes = torch.linalg.vector_norm(rows, dim=0)

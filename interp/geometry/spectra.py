@@ -14,6 +14,7 @@ in d columns the participation ratio is n d / (n + d), not d.
 
 import warnings
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -35,7 +36,7 @@ ALPHA_LEAST = 5
 ZERO = 1e-12
 
 
-def eigenvalues(x: Float[Tensor, "n d"], name: str = "x") -> Float[Tensor, " r"]:
+def eigenvalues(x: Float[Tensor | np.ndarray, "n d"], name: str = "x") -> Float[Tensor, " r"]:
     """Eigenvalues of the covariance of the rows as shares of the total variance, descending.
 
     r = min(n - 1, d) of them; they sum to 1. Cost n d min(n, d) + min(n, d)^3.
@@ -57,7 +58,7 @@ def _squared_singular(rows: Tensor, name: str) -> Float[Tensor, " r"]:
     return torch.where(values > ZERO * values[0], values, 0.0)
 
 
-def participation_ratio(x: Float[Tensor, "n d"]) -> float:
+def participation_ratio(x: Float[Tensor | np.ndarray, "n d"]) -> float:
     """(sum lambda)^2 / sum lambda^2 of the covariance: 1 for a line, r for r equal directions.
 
     Needs no eigenvalues: (tr C)^2 / ||C||^2. Returns a value in [1, min(n - 1, d)]. Biased down:
@@ -118,7 +119,7 @@ def _unbiased_moments(rows: Float[Tensor, "n d"]) -> tuple[float, float]:
     return trace / (n * (n - 2) * (n - 3)), squares
 
 
-def effective_rank(x: Float[Tensor, "n d"]) -> float:
+def effective_rank(x: Float[Tensor | np.ndarray, "n d"]) -> float:
     """exp of the entropy of the singular values of the centered rows, as shares of their sum.
 
     exp(-sum p log p), p = sigma / sum sigma. Returns a value in [1, min(n - 1, d)]; sigma = (2, 1)
@@ -135,7 +136,7 @@ def _entropy_rank(sigma: Tensor, epsilon: float = 0.0) -> float:
     return float(torch.exp(-torch.special.xlogy(p, p).sum()))
 
 
-def rankme(x: Float[Tensor, "n d"]) -> float:
+def rankme(x: Float[Tensor | np.ndarray, "n d"]) -> float:
     """RankMe: effective rank of the rows as they are, not centered.
 
     exp(-sum_k p_k log p_k), p_k = sigma_k / sum sigma + 1e-7, k up to min(n, d). A mean far from
@@ -149,7 +150,9 @@ def rankme(x: Float[Tensor, "n d"]) -> float:
     return _entropy_rank(_squared_singular(rows, "x").sqrt(), RANKME_EPSILON)
 
 
-def alpha(x: Float[Tensor, "n d"], first: int = ALPHA_FIRST, last: int = ALPHA_LAST) -> float:
+def alpha(
+    x: Float[Tensor | np.ndarray, "n d"], first: int = ALPHA_FIRST, last: int = ALPHA_LAST
+) -> float:
     """Exponent of a power law of the eigenspectrum: lambda_i ~ i^-alpha, first <= i <= last.
 
     Least squares of log lambda_i on log i with weights 1 / i, which gives each octave of ranks the

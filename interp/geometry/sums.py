@@ -128,8 +128,8 @@ class Sums:
 
     def add(
         self,
-        xs: Sequence[Float[Tensor, "m d"] | Float[np.ndarray, "m d"]],
-        ys: Sequence[Float[Tensor, "m e"] | Float[np.ndarray, "m e"]],
+        xs: Sequence[Float[Tensor | np.ndarray, "m _"]],
+        ys: Sequence[Float[Tensor | np.ndarray, "m _"]],
         folds: Int[np.ndarray, " m"] | None = None,
     ) -> None:
         """Add m rows of every layer; nothing is added when one of them is refused.

@@ -115,7 +115,9 @@ def relative(first: Int[np.ndarray, "p n"], second: Int[np.ndarray, "p n"]) -> n
     return np.take_along_axis(second, np.argsort(first, axis=1), axis=1)
 
 
-def permutation_p(observed: Float[np.ndarray, "*s"], permuted: Float[np.ndarray, "p *s"]) -> Any:
+def permutation_p(
+    observed: Float[np.ndarray, "*s"] | float, permuted: Float[np.ndarray, "p *s"]
+) -> Any:
     """p = (1 + b) / (1 + K), b the permuted values at least as large as the observed one.
 
     Ties count against us. Never 0. Source: Phipson and Smyth 2010, eq. 2.

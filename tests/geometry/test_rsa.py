@@ -193,7 +193,7 @@ def test_crossnobis_rsa_uses_the_fast_paths_of_its_comparison() -> None:
         assert [float(v) for v in values] == pytest.approx(slow, abs=1e-6)
 
 
-def test_errors_name_the_numbers_and_the_fix() -> None:
+def test_what_is_refused_names_the_numbers_and_the_fix() -> None:
     x = draw(10, 3)
     with pytest.raises(InputError, match="no metric 'cosine'; there are euclidean, squared"):
         rdm_similarity(x, x, metric="cosine")
