@@ -207,7 +207,7 @@ class JumpReLU(SAE):
         ramp = min(1.0, context.progress / self.ramp) if self.ramp else 1.0
         penalty = ramp * self.coefficient * self._penalty(values, l0)
         if self.pre_act:
-            below = (theta - pre).relu() * dead
+            below = (theta - pre).relu() * context.dead
             penalty = penalty + self.pre_act * below.sum(dim=1).mean()
         return Losses(mean_square(error), penalty, aux, code)
 
