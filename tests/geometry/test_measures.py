@@ -1,4 +1,4 @@
-"""Every measure: identity, declared invariances, errors at the door, fast paths against slow."""
+"""Single measures: known values, null moments, routes, ties, what is refused."""
 
 import itertools
 import math
@@ -19,52 +19,7 @@ from interp.geometry.neighbors import (
     tie_order,
 )
 from interp.stats import make_folds
-
-NAMES = sorted(MEASURES)
-# n > d, n < d, d = 1, a repeated row, a constant column.
-SHAPES = ["tall", "wide", "narrow", "repeated", "constant_column"]
-
-
-def draw(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def example(kind: str, seed: int = 0) -> torch.Tensor:
-    n, d = {"wide": (20, 50), "narrow": (30, 1)}.get(kind, (40, 6))
-    x = draw(n, d, seed=seed)
-    if kind == "repeated":
-        x[n // 2 :] = x[: n // 2]
-    if kind == "constant_column":
-        x[:, 0] = 3.0
-    return x
-
-
-def related(x: torch.Tensor, seed: int = 1) -> torch.Tensor:
-    return x @ draw(x.shape[1], 7, seed=seed) + draw(x.shape[0], 7, seed=seed + 1)
-
-
-def prepare(name: str, x: torch.Tensor, k: float = 0.1, label: str = "x", **more):
-    measure = MEASURES[name]
-    more = {"n_neighbors": k, **more} if measure.uses_neighbors else {}
-    return measure.prepare(x, label, **more)
-
-
-def value(name: str, x: torch.Tensor, y: torch.Tensor, k: float = 0.1, label: str = "x") -> float:
-    measure = MEASURES[name]
-    return float(measure.values([prepare(name, x, k)], [prepare(name, y, k, label)])[0, 0])
-
-
-def transform(invariance: str, x: torch.Tensor, scale: float) -> torch.Tensor:
-    d = x.shape[1]
-    if invariance == "orthogonal":
-        return x @ torch.linalg.qr(draw(d, d, seed=9))[0]
-    if invariance == "scale":
-        return x * scale
-    if invariance == "translation":
-        return x + scale * draw(d, seed=9)
-    if invariance == "permutation":
-        return x[:, torch.randperm(d, generator=torch.Generator().manual_seed(9))]
-    raise AssertionError(invariance)
+from tests.geometry.examples import draw, example, prepare
 
 
 def test_an_unknown_measure_lists_the_known_ones() -> None:
