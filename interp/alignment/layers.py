@@ -3,7 +3,10 @@
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
+
+import numpy as np
 
 from interp.alignment.beside import Beside, spectrum_level, twin_level
 from interp.alignment.cells import Setting, make_setting
@@ -156,6 +159,13 @@ class Job:
     def models(self) -> tuple[str, ...]:
         """Labels of the models, references left out."""
         return tuple(dict.fromkeys(one.model for one in self.layers if not one.reference))
+
+    @cached_property
+    def orders(self) -> dict[str, np.ndarray]:
+        """Permutations of the images by model, drawn once for all measures; none without nulls."""
+        if not self.setting.n_permutations:
+            return {}
+        return {model: self.setting.orders(model) for model in self.models}
 
     def blocks(self) -> Iterator[tuple[tuple[str, str], tuple[list[int], list[int]]]]:
         """Every pair of models or references, each with the numbers of its layers."""

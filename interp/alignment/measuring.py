@@ -54,7 +54,7 @@ def measure_cells(
     """All cells and families of one measure."""
     used, setting = measured(name, job.setting), job.setting
     own = [setting.prepare(used.spec, one) for one in job.layers]
-    orders = {m: setting.orders(m) for m in job.models} if setting.n_permutations else {}
+    orders = job.orders
     found: list[Found] = []
     for pair, places in job.blocks():
         if progress:
