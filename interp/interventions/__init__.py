@@ -1,12 +1,25 @@
 """Edits put into a running model: what happens to its images."""
 
+from interp.interventions.attributes import ATTRIBUTES, join, make_attributes
+from interp.interventions.attributes_content import make_encoder
+from interp.interventions.attributes_pixels import Attribute, on_images
 from interp.interventions.beside import substitute_beside
+from interp.interventions.boundaries import interfacegan, project_out
 from interp.interventions.carriers import Carrier
 from interp.interventions.compactness import (
     Compactness,
     make_jacobian_basis,
     make_pca_basis,
     measure_compactness,
+)
+from interp.interventions.directions import (
+    Directions,
+    collect_codes,
+    direction_edits,
+    factorize,
+    ganspace,
+    sefa,
+    style_channels,
 )
 from interp.interventions.effects import (
     UNRELATED_TAU,
@@ -66,15 +79,18 @@ from interp.interventions.verdict import (
 )
 
 __all__ = [
+    "ATTRIBUTES",
     "PLANTED",
     "UNRELATED_TAU",
     "Answer",
+    "Attribute",
     "AttributeEffect",
     "Bound",
     "Carrier",
     "Check",
     "Compactness",
     "Controls",
+    "Directions",
     "Effect",
     "EndToEndConfig",
     "Excess",
@@ -90,15 +106,23 @@ __all__ = [
     "Substitution",
     "Verdict",
     "check_controls",
+    "collect_codes",
     "compare_twins",
     "decide",
+    "direction_edits",
     "embed_images",
     "end_to_end_terms",
+    "factorize",
     "find_role",
     "frozen",
+    "ganspace",
     "interchange",
+    "interfacegan",
+    "join",
     "load_rule",
     "low_pass_distance",
+    "make_attributes",
+    "make_encoder",
     "make_jacobian_basis",
     "make_pairs",
     "make_pca_basis",
@@ -107,12 +131,16 @@ __all__ = [
     "measure_interchange",
     "measure_layers",
     "measure_specialization",
+    "on_images",
     "play",
     "play_carriers",
+    "project_out",
     "record_calls",
     "rms_distance",
+    "sefa",
     "shapley",
     "specialize",
+    "style_channels",
     "substitute",
     "substitute_beside",
     "substitute_transcoder",
