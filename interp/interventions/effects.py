@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -93,6 +93,9 @@ class Effect:
     n_tests: int
     """Number of carriers over which the bounds of `sufficiency` and `largest` are corrected."""
     seed: int
+    moments: np.ndarray | None = field(default=None, repr=False, compare=False)
+    """[n_pairs, k, 6] of `make_moments`: all that another resampling or test needs; None where only
+    the numbers above were kept."""
 
 
 def make_pairs(
@@ -305,6 +308,7 @@ def measure_effect(
         n_rows=len(pairs.pair),
         n_tests=n_tests,
         seed=seed,
+        moments=moments,
     )
 
 
