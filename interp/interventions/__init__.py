@@ -54,6 +54,8 @@ from interp.interventions.layers import (
 from interp.interventions.planted import PLANTED, Study, check_controls
 from interp.interventions.roles import find_role
 from interp.interventions.scanning import play_carriers
+from interp.interventions.steering import estimate_steering, steer
+from interp.interventions.steering_record import DoseResponse
 from interp.interventions.substitute import (
     Substitution,
     low_pass_distance,
@@ -90,6 +92,7 @@ __all__ = [
     "Check",
     "Compactness",
     "Controls",
+    "DoseResponse",
     "Directions",
     "Effect",
     "EndToEndConfig",
@@ -112,6 +115,7 @@ __all__ = [
     "direction_edits",
     "embed_images",
     "end_to_end_terms",
+    "estimate_steering",
     "factorize",
     "find_role",
     "frozen",
@@ -140,6 +144,7 @@ __all__ = [
     "sefa",
     "shapley",
     "specialize",
+    "steer",
     "style_channels",
     "substitute",
     "substitute_beside",
