@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from interp.errors import InputError
 from interp.models.clock import Facts
-from interp.models.inputs import EncodeBatch, GenerateBatch
+from interp.models.inputs import EncodeBatch, GenerateBatch, Generation
 from interp.models.model import Model
 from interp.models.points import Site
 
@@ -89,6 +89,12 @@ class Bridge(Model):
     def log_snr(self, t: float | None) -> None:
         """There is no noise level."""
         return None
+
+    def _sources(self, recipe: Generation) -> dict[str, str]:
+        raise InputError(f"{self.name} makes no images")
+
+    def _draw_latents(self, batch: GenerateBatch) -> Tensor:
+        raise InputError(f"{self.name} makes no images")
 
     def _generate(self, batch: GenerateBatch) -> Tensor:
         raise InputError(f"{self.name} makes no images")

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from interp.errors import InputError
 from interp.models.clock import Facts
-from interp.models.inputs import EncodeBatch, GenerateBatch
+from interp.models.inputs import EncodeBatch, GenerateBatch, Generation
 from interp.models.model import Model
 from interp.models.points import Site
 
@@ -37,6 +37,12 @@ class Adapter(Protocol):
             name inputs, deltas, elements of tuples, and other streams.
         reference: returns (args, kwargs) of one forward pass of batch 1.
         generate: (root, GenerateBatch) -> uint8 [b, h, w, 3]; optional.
+        render: (root, GenerateBatch) -> float [b, h, w, 3] in [0, 1] with a gradient; optional, and
+            then `generate` is not needed: it is this, rounded.
+        draw_latents: (root, GenerateBatch) -> the latents of its seeds; optional, and then
+            `generate` and `render` have to use `GenerateBatch.latents` where they are given.
+        sources: name of a source -> field of `GenerateBatch`, as `Model.sources`; optional. Without
+            it: "latents" where it can draw them, and "classes" where it has any.
         encode: (root, EncodeBatch) -> None; optional.
         time: (arguments by name) -> timestep; optional.
         log_snr: (timestep) -> log-SNR; optional.
@@ -75,6 +81,7 @@ class Custom(Model):
                 raise InputError(f"the adapter {type(adapter).__name__} has no {needed!r}")
         self.adapter: Any = adapter
         self.n_classes = getattr(adapter, "n_classes", 0)
+        self.differentiable = hasattr(adapter, "render")
 
     def list_sites(self) -> list[Site]:
         """Return the adapter's points; a plain path is the output of that module."""
@@ -113,8 +120,9 @@ class Custom(Model):
 
     @property
     def capabilities(self) -> frozenset[str]:
-        """What the adapter defines."""
-        return frozenset(m for m in ("generate", "encode") if hasattr(self.adapter, m))
+        """What the adapter defines; `render` generates too."""
+        defined = {m for m in ("generate", "encode") if hasattr(self.adapter, m)}
+        return frozenset(defined | ({"generate"} if self.differentiable else set()))
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -139,7 +147,31 @@ class Custom(Model):
         known = getattr(self.adapter, "log_snr", None)
         return None if t is None or known is None else float(known(t))
 
+    def _sources(self, recipe: Generation) -> dict[str, str]:
+        found = {"latents": "latents"} if hasattr(self.adapter, "draw_latents") else {}
+        if self.n_classes or recipe.classes:
+            found["classes"] = "classes"
+        return dict(getattr(self.adapter, "sources", found))
+
+    def _draw_latents(self, batch: GenerateBatch) -> Tensor:
+        self._check_adapter("draw_latents")
+        return self.adapter.draw_latents(self.root, batch)
+
+    def _check_adapter(self, name: str) -> None:
+        if not hasattr(self.adapter, name):
+            raise InputError(
+                f"the adapter {type(self.adapter).__name__} of {self.name} has no {name!r}"
+            )
+
     def _generate(self, batch: GenerateBatch) -> Tensor:
+        if batch.latents is not None:
+            self._check_adapter("draw_latents")
+        if batch.step_seeds and "step_seeds" not in getattr(self.adapter, "sources", {}).values():
+            raise InputError(
+                f"the adapter of {self.name} lists no source with the field step_seeds"
+            )
+        if self.differentiable:
+            return self._rendered(batch)
         images = self.adapter.generate(self.root, batch)
         if images.dtype != torch.uint8 or images.ndim != 4 or len(images) != len(batch.seeds):
             raise InputError(
@@ -147,6 +179,15 @@ class Custom(Model):
                 f"{tuple(images.shape)}; uint8 [{len(batch.seeds)}, h, w, 3] is needed"
             )
         return images
+
+    def _rendered(self, batch: GenerateBatch) -> Tensor:
+        images = self.adapter.render(self.root, batch)
+        if not images.is_floating_point() or images.ndim != 4 or len(images) != len(batch.seeds):
+            raise InputError(
+                f"{type(self.adapter).__name__}.render returned {images.dtype} "
+                f"{tuple(images.shape)}; floats [{len(batch.seeds)}, h, w, 3] are needed"
+            )
+        return images.clamp(0, 1)
 
     def _encode(self, batch: EncodeBatch) -> Tensor | None:
         wanted, given = self.image_size, tuple(batch.images.shape[1:3])

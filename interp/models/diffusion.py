@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from interp.errors import InputError
 from interp.models.conditions import CONDITIONED, condition
-from interp.models.inputs import EncodeBatch, GenerateBatch
+from interp.models.inputs import EncodeBatch, GenerateBatch, Generation, check_latents
 from interp.models.noise import (
     add_noise,
+    draws_noise,
     generators,
     is_flow,
     log_snr_at,
@@ -22,7 +23,8 @@ from interp.models.noise import (
     normal,
     timestep_at,
 )
-from interp.models.pixels import to_uint8, to_unit
+from interp.models.pixels import to_image, to_unit
+from interp.models.starts import see_latents, starting
 
 # Image-to-video pipelines start from an image, which a generation recipe does not have.
 NEEDS_IMAGE = ("StableVideoDiffusionPipeline",)
@@ -114,7 +116,7 @@ class Host:
     # Generation.
 
     def generate(self, batch: GenerateBatch) -> Tensor:
-        """Return uint8 images [b, h, w, 3]; of a video, the first frame."""
+        """Return images [b, h, w, 3] in [0, 1], with a gradient; of a video, the first frame."""
         scheduler = make_scheduler(batch.scheduler, self.scheduler)
         with self._using(scheduler):
             run = self._pipeline if self.kind else self._loop
@@ -124,7 +126,31 @@ class Host:
                 f"{type(scheduler).__name__} diverged: NaN or infinity in the image; it does not "
                 "suit this model's noise schedule at this number of steps, or the dtype overflows"
             )
-        return to_uint8(x)
+        return to_image(x)
+
+    def draw_latents(self, batch: GenerateBatch) -> Tensor:
+        """Return the latents of a batch's seeds, before the sampler's own factor."""
+        if not self.kind:
+            like = torch.empty(0, device=next(self.root.parameters()).device)
+            return normal(batch.seeds, self._shape(batch), like)
+        scheduler = make_scheduler(batch.scheduler, self.scheduler)
+        with self._using(scheduler):
+            run = partial(self._pipeline, batch, scheduler)
+            return see_latents(self.pipe, scheduler, batch, run)
+
+    def sources(self, recipe: Generation) -> dict[str, str]:
+        """Return the sources of a generation and the fields of a batch that hold them."""
+        found = {"x_T": "latents"}
+        if draws_noise(make_scheduler(recipe.scheduler, self.scheduler), recipe.steps):
+            found["step_noise"] = "step_seeds"
+        if self.kind and not self._takes("class_labels") and recipe.prompts:
+            found["prompts"] = "prompts"
+        if recipe.classes or self.n_classes:
+            found["classes"] = "classes"
+        return found
+
+    def _takes(self, name: str) -> bool:
+        return name in inspect.signature(type(self.pipe).__call__).parameters
 
     @contextmanager
     def _using(self, scheduler: Any) -> Iterator[None]:
@@ -140,9 +166,25 @@ class Host:
                 self.pipe.scheduler = before
 
     def _pipeline(self, batch: GenerateBatch, scheduler: Any) -> Tensor:
+        arguments = self._arguments(batch)
+        draws = generators(batch.step_seeds or batch.seeds)
+        if self.conditional_first:
+            # DiTPipeline gives the scheduler no generator: noise would come from global state.
+            spare = generators(batch.step_seeds or batch.seeds) if batch.guidance > 1 else []
+            _fix_noise(scheduler, [*draws, *spare])
+        # Without its no_grad, which `Model.generate` has and `Model.render` must not have.
+        call: Any = getattr(type(self.pipe).__call__, "__wrapped__", type(self.pipe).__call__)
+        own = batch.latents is None and not batch.step_seeds
+        start = nullcontext() if own else starting(self.pipe, scheduler, batch)
+        with _no_global_noise(self.kind), start:
+            output = call(self.pipe, generator=draws, **arguments)
+        images = output.images if "images" in output else output.frames[:, 0]
+        return images * 2 - 1
+
+    def _arguments(self, batch: GenerateBatch) -> dict[str, Any]:
+        """Return what the pipeline is called with, but for its random state."""
         takes = inspect.signature(type(self.pipe).__call__).parameters
-        arguments = {
-            "generator": generators(batch.seeds),
+        arguments: dict[str, Any] = {
             "num_inference_steps": batch.steps,
             "guidance_scale": batch.guidance,
             "output_type": "pt",
@@ -165,25 +207,31 @@ class Host:
         arguments |= {key: False for key in fixed if key in takes}
         if "negative_prompt" in arguments and "negative_prompt" not in takes:
             raise InputError(f"{self.kind} takes no negative prompt")
-        if self.conditional_first:
-            # DiTPipeline gives the scheduler no generator: noise would come from global state.
-            spare = generators(batch.seeds) if batch.guidance > 1 else []
-            _fix_noise(scheduler, [*arguments["generator"], *spare])
-        with _no_global_noise(self.kind):
-            output = self.pipe(**arguments)
-        images = output.images if "images" in output else output.frames[:, 0]
-        return images * 2 - 1
+        return arguments
+
+    def _shape(self, batch: GenerateBatch) -> tuple[int, int, int]:
+        """Channels and size of one sample in the own loop."""
+        size = (batch.height, batch.width)
+        height, width = (a or b for a, b in zip(size, self.image_size, strict=True))
+        return self.root.config.in_channels, height // self.unshuffle, width // self.unshuffle
+
+    def _start(self, batch: GenerateBatch, draws: list[torch.Generator]) -> Tensor:
+        """Return the latents of a batch; `draws` are left where the noise of the steps begins."""
+        shape = self._shape(batch)
+        # Drawn whatever is chosen: the generators have to move past the latents.
+        x = torch.stack([torch.randn(shape, generator=g) for g in draws])
+        if batch.latents is not None:
+            x = check_latents(batch.latents, x.shape, "samples")
+        elif batch.step_seeds:
+            x = normal(batch.seeds, shape, x)
+        # The sampler's state stays in float32 whatever the network's type.
+        return x.to(next(self.root.parameters()).device, torch.float32)
 
     def _loop(self, batch: GenerateBatch, scheduler: Any) -> Tensor:
         if batch.prompts or batch.negative_prompt:
             raise InputError("this model takes classes, not prompts")
-        draws = generators(batch.seeds)
-        size = (batch.height, batch.width)
-        height, width = (a or b for a, b in zip(size, self.image_size, strict=True))
-        shape = (self.root.config.in_channels, height // self.unshuffle, width // self.unshuffle)
-        # The sampler's state stays in float32 whatever the network's type.
-        x = torch.stack([torch.randn(shape, generator=g) for g in draws])
-        x = x.to(next(self.root.parameters()).device)
+        draws = generators(batch.step_seeds or batch.seeds)
+        x = self._start(batch, draws)
         scheduler.set_timesteps(batch.steps)
         x = x * float(getattr(scheduler, "init_noise_sigma", 1.0))
         step = scheduler.step

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from interp.errors import InputError
 from interp.models.clock import Facts
-from interp.models.inputs import EncodeBatch, GenerateBatch
+from interp.models.inputs import EncodeBatch, GenerateBatch, Generation, check_latents
 from interp.models.model import Model
-from interp.models.pixels import to_uint8
+from interp.models.pixels import to_image
 from interp.models.points import Site
 
 ONLY = ("generate",)
@@ -130,15 +130,25 @@ class GAN(Model):
         z, *noise = (torch.stack(parts) for parts in zip(*drawn, strict=True))
         return z, noise
 
+    def _sources(self, recipe: Generation) -> dict[str, str]:
+        return {"z": "latents", "noise": "step_seeds"}
+
+    def _draw_latents(self, batch: GenerateBatch) -> Tensor:
+        return self.inputs(batch.seeds)[0].to(self.device)
+
     def _generate(self, batch: GenerateBatch) -> Tensor:
         if batch.prompts or batch.classes:
             raise InputError(f"{self.name} takes neither prompts nor classes")
         if (batch.height or batch.width) and (batch.height, batch.width) != self.image_size:
             raise InputError(f"{self.name} makes images of {self.image_size} pixels only")
         like = next(self.root.parameters())
-        z, noise = self.inputs(batch.seeds)
+        z, noise = self.inputs(batch.step_seeds or batch.seeds)
+        if batch.latents is not None:
+            z = check_latents(batch.latents, z.shape, f"z of {self.name}")
+        elif batch.step_seeds:
+            z, _ = self.inputs(batch.seeds)
         maps = [m.to(like) for m in noise]
-        return to_uint8(self.root(z.to(like), noise=maps, truncation=batch.truncation))
+        return to_image(self.root(z.to(like), noise=maps, truncation=batch.truncation))
 
     def _encode(self, batch: EncodeBatch) -> None:
         raise InputError(f"{self.name} has no encoder")

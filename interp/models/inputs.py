@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from interp.errors import InputError
@@ -223,10 +223,18 @@ class Rows:
 class GenerateBatch:
     """Samples to make: one seed each, and one prompt or class each where given.
 
+    A recipe gives seeds alone. Only interventions fill `latents` and `step_seeds`, to take one
+    sample's start and another's noise: such images have no id (`Origin.image_ids`).
+
     Attributes:
-        seeds: one per sample; fixes all of its noise.
+        seeds: one per sample; fixes all of its noise that the next two do not.
         prompts, classes: one per sample, or empty.
         negative_prompt, scheduler, steps, guidance, height, width, truncation: as in `Generation`.
+        latents: [b, *shape] of unit normal scale: the noise that a sampler starts from, before the
+            sampler's own factor; z of a GAN; the code of an autoencoder in units of its prior.
+            None: from `seeds`, as `Model.draw_latents` shows them.
+        step_seeds: one per sample, of all other noise (a sampler's steps, a GAN's noise maps),
+            which is what the plain run of that seed has; empty: `seeds`.
     """
 
     seeds: tuple[int, ...]
@@ -239,10 +247,15 @@ class GenerateBatch:
     height: int = 0
     width: int = 0
     truncation: float = 1.0
+    latents: Float[Tensor, "b ..."] | None = None
+    step_seeds: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        _same_length("seeds", self.seeds, prompts=self.prompts, classes=self.classes)
+        per_sample = {"classes": self.classes, "step_seeds": self.step_seeds}
+        _same_length("seeds", self.seeds, prompts=self.prompts, **per_sample)
         _check_guidance(self)
+        if self.latents is not None:
+            check_latents(self.latents, (len(self.seeds), *self.latents.shape[1:]), "seeds")
 
 
 @dataclass(frozen=True)
@@ -282,6 +295,16 @@ def _same_length(name: str, first: Any, **others: Sequence) -> None:
     for other, values in others.items():
         if values and len(values) != len(first):
             raise InputError(f"{len(values)} {other} for {len(first)} {name}")
+
+
+def check_latents(latents: Tensor, shape: Sequence[int], what: str) -> Tensor:
+    """Return latents if they are floats of the shape that `what` needs; else `InputError`."""
+    if tuple(latents.shape) != tuple(shape) or not latents.is_floating_point():
+        raise InputError(
+            f"latents {latents.dtype} {tuple(latents.shape)}: {what} here need floats of shape "
+            f"{tuple(shape)}, as Model.draw_latents(batch) gives them"
+        )
+    return latents
 
 
 def noise_seed(seed: int, image_id: str, draw: int, network: str = "") -> int:

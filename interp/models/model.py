@@ -1,6 +1,7 @@
 """The abstract model: a network, its hook points, and how to make it run."""
 
 import abc
+import dataclasses
 import fnmatch
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,12 +10,13 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from interp.errors import InputError, PointError
 from interp.models.clock import Clock, Facts
-from interp.models.inputs import EncodeBatch, GenerateBatch
+from interp.models.inputs import EncodeBatch, GenerateBatch, Generation
+from interp.models.pixels import to_bytes
 from interp.models.points import HookPoint, Site, unknown
 
 
@@ -28,6 +30,7 @@ class Model(abc.ABC):
         clock: counts calls while somebody reads or edits.
         provenance: what `loading` knows: revision, untrained, seed.
         n_classes: number of classes that condition it, 0 for none.
+        differentiable: whether its images come as floats with a gradient, as `render` needs.
     """
 
     family: ClassVar[str]
@@ -39,6 +42,7 @@ class Model(abc.ABC):
         self.clock = Clock()
         self.provenance: dict[str, Any] = {}
         self.n_classes = 0
+        self.differentiable = True
         self.extra = tuple(extra)
         self.sites: dict[str, Site] = {}
 
@@ -60,6 +64,12 @@ class Model(abc.ABC):
     @abc.abstractmethod
     def capabilities(self) -> frozenset[str]:
         """Which of "generate" and "encode" work."""
+
+    @abc.abstractmethod
+    def _sources(self, recipe: Generation) -> dict[str, str]: ...
+
+    @abc.abstractmethod
+    def _draw_latents(self, batch: GenerateBatch) -> Tensor: ...
 
     @abc.abstractmethod
     def _generate(self, batch: GenerateBatch) -> Tensor: ...
@@ -150,7 +160,51 @@ class Model(abc.ABC):
         """
         self.require("generate")
         with self.clock.making(len(batch.seeds)), torch.no_grad():
+            images = self._generate(batch)
+        return images if images.dtype == torch.uint8 else to_bytes(images)
+
+    def render(self, batch: GenerateBatch) -> Float[Tensor, "b h w 3"]:
+        """Make the images of `generate` unrounded, in [0, 1], on the model's device.
+
+        generate(batch) = round(255 render(batch)). Differentiable in `batch.latents` and in what
+        edits return, except where a pixel is clipped; the caller decides whether gradients are
+        recorded (`torch.no_grad`), and all calls of the network stay in memory for them.
+
+        Raises:
+            InputError: as `generate`, or the model gives bytes alone.
+        """
+        self.require("generate")
+        if not self.differentiable:
+            raise InputError(
+                f"{self.name} makes bytes, which have no gradient: give its adapter a `render`"
+            )
+        with self.clock.making(len(batch.seeds)):
             return self._generate(batch)
+
+    def draw_latents(self, batch: GenerateBatch) -> Float[Tensor, "b ..."]:
+        """Return the latents that a batch's seeds give, in the form of `GenerateBatch.latents`.
+
+        generate(replace(batch, latents=draw_latents(batch))) is generate(batch) to the last bit.
+
+        Raises:
+            InputError: the model cannot generate, or the batch does not suit it.
+        """
+        self.require("generate")
+        with torch.no_grad():
+            return self._draw_latents(dataclasses.replace(batch, latents=None, step_seeds=()))
+
+    def sources(self, recipe: Generation) -> dict[str, str]:
+        """Return what a generation is a function of: name of a source -> field of `GenerateBatch`.
+
+        The sources are independent of each other, and together they decide the image: "z" and
+        "noise" of a GAN, "code" of an autoencoder, "x_T" of a diffusion model, its "step_noise"
+        where the recipe's sampler adds any, "prompts" and "classes" where the model takes them.
+
+        Raises:
+            InputError: the model cannot generate.
+        """
+        self.require("generate")
+        return self._sources(recipe)
 
     def encode(self, batch: EncodeBatch) -> UInt8[Tensor, "b h w 3"] | None:
         """Run one forward pass on images, at one noise level for diffusion models.

@@ -1,5 +1,6 @@
 """Noise levels and samplers: log-SNR of a timestep, the timestep of a log-SNR, schedulers."""
 
+import inspect
 import math
 from typing import Any
 
@@ -125,6 +126,32 @@ def normal(seeds: tuple[int, ...], shape: tuple[int, ...], like: Tensor) -> Floa
     """
     draws = [torch.randn(shape, generator=torch.Generator().manual_seed(s)) for s in seeds]
     return torch.stack(draws).to(like)
+
+
+def draws_noise(scheduler: Any, steps: int) -> bool:
+    """Return whether what a sampler makes depends on noise of its steps.
+
+    Found out, not looked up: the same steps on a small constant with two random states.
+    """
+    if "generator" not in inspect.signature(scheduler.step).parameters:
+        return False
+    one, other = (_walk(scheduler, steps, seed) for seed in (0, 1))
+    return any(not torch.equal(x, y) for x, y in zip(one, other, strict=True))
+
+
+def _walk(scheduler: Any, steps: int, seed: int) -> list[Tensor]:
+    """States of a sampler whose network says a constant."""
+    sampler = type(scheduler).from_config(scheduler.config)
+    # Any shift will do: it moves the steps, not whether they are random.
+    shift = {"mu": 1.0} if sampler.config.get("use_dynamic_shifting") else {}
+    sampler.set_timesteps(steps, **shift)
+    learned = str(sampler.config.get("variance_type", "")).startswith("learned")
+    said, x = torch.full((1, 2 if learned else 1, 8, 8), 0.5), torch.full((1, 1, 8, 8), 0.25)
+    draws, states = torch.Generator().manual_seed(seed), []
+    for t in sampler.timesteps:
+        x = sampler.step(said, t, x, generator=draws).prev_sample
+        states.append(x)
+    return states
 
 
 def generators(seeds: tuple[int, ...]) -> list[torch.Generator]:

@@ -19,8 +19,20 @@ def to_unit(
     return x.to(like.dtype)
 
 
-def to_uint8(x: Float[Tensor, "b c h w"]) -> UInt8[Tensor, "b h w 3"]:
-    """Return [-1, 1] pixels as uint8; one channel becomes grey, further ones are dropped."""
+def to_image(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b h w 3"]:
+    """Return [-1, 1] pixels as (x + 1) / 2, clipped to [0, 1]; differentiable inside the range.
+
+    One channel becomes grey, further ones are dropped.
+    """
     x = x[:, :3] if x.shape[1] >= 3 else x[:, :1].expand(-1, 3, -1, -1)
-    x = ((x.float().clamp(-1, 1) + 1) * 127.5).round()
-    return x.to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu()
+    return ((x.float().clamp(-1, 1) + 1) / 2).permute(0, 2, 3, 1)
+
+
+def to_bytes(images: Float[Tensor, "b h w 3"]) -> UInt8[Tensor, "b h w 3"]:
+    """Return images in [0, 1] as uint8 on the CPU, rounded to the nearest."""
+    return (images * 255).round().to(torch.uint8).contiguous().cpu()
+
+
+def to_uint8(x: Float[Tensor, "b c h w"]) -> UInt8[Tensor, "b h w 3"]:
+    """Return [-1, 1] pixels as uint8, channels as in `to_image`."""
+    return to_bytes(to_image(x))

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from interp.errors import InputError
 from interp.models.inputs import GenerateBatch, Generation
 from interp.models.model import Model
 
@@ -19,6 +20,9 @@ class Origin:
     ids are equal images up to rounding, whatever name the model was loaded by; equal `given` parts
     with other weights are what an untrained twin makes of the same noise.
 
+    Recipes have ids, and the batches that they give. Batches whose `latents` or `step_seeds` are
+    set are made by interventions alone, from several samples of recipes: their images have no id.
+
     Attributes:
         weights: first 12 digits of the weights' sha256.
         shared: what all samples of the recipe were given, as "name=value".
@@ -28,7 +32,16 @@ class Origin:
     shared: tuple[str, ...]
 
     def image_ids(self, batch: GenerateBatch) -> list[str]:
-        """Return one id per sample of a batch."""
+        """Return one id per sample of a recipe's batch.
+
+        Raises:
+            InputError: an intervention gave the batch latents or step seeds of its own.
+        """
+        if batch.latents is not None or batch.step_seeds:
+            raise InputError(
+                "images of given latents or step_seeds are no function of their seeds: they have "
+                "no id"
+            )
         own: list[list[str]] = [[f"seed{seed}"] for seed in batch.seeds]
         for parts, label in zip(own, batch.classes, strict=False):
             parts.append(f"class={label}")

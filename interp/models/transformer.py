@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from interp.errors import PointError
 from interp.models.clock import Facts, timestep_of
 from interp.models.diffusion import Host
-from interp.models.inputs import EncodeBatch, GenerateBatch
+from interp.models.inputs import EncodeBatch, GenerateBatch, Generation
 from interp.models.model import Model
 from interp.models.points import Site, input_sites
 
@@ -154,6 +154,12 @@ class Transformer(Model):
     def log_snr(self, t: float | None) -> float | None:
         """Log-SNR by the scheduler of the present run."""
         return self.host.log_snr(t)
+
+    def _sources(self, recipe: Generation) -> dict[str, str]:
+        return self.host.sources(recipe)
+
+    def _draw_latents(self, batch: GenerateBatch) -> Tensor:
+        return self.host.draw_latents(batch)
 
     def _generate(self, batch: GenerateBatch) -> Tensor:
         return self.host.generate(batch)

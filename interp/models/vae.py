@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from interp.errors import InputError
 from interp.models.clock import Facts
-from interp.models.inputs import EncodeBatch, GenerateBatch
+from interp.models.inputs import EncodeBatch, GenerateBatch, Generation, check_latents
 from interp.models.model import Model
 from interp.models.noise import normal
-from interp.models.pixels import to_uint8, to_unit
+from interp.models.pixels import to_image, to_uint8, to_unit
 from interp.models.points import Site
 
 BLOCKS = ("resnets", "attentions", "downsamplers", "upsamplers")
@@ -138,18 +138,35 @@ class VAE(Model):
     def _decode(self, code: Tensor) -> Tensor:
         return self.root.decode(code).sample
 
-    def _generate(self, batch: GenerateBatch) -> Tensor:
-        if batch.prompts or batch.classes:
-            raise InputError("an autoencoder takes neither prompts nor classes")
-        like = next(self.root.parameters())
+    def _sources(self, recipe: Generation) -> dict[str, str]:
+        return {"code": "latents"}
+
+    def _draw_latents(self, batch: GenerateBatch) -> Tensor:
+        return normal(batch.seeds, self._shape(batch), torch.empty(0, device=self.device))
+
+    def _shape(self, batch: GenerateBatch) -> tuple[int, ...]:
+        """Width and size of the code of one image."""
         native = self.points["code"].grid
         height, width = self.image_size
         asked = (batch.height or height, batch.width or width)
         if not native and asked != (height, width):
             raise InputError(f"{self.name} makes images of {self.image_size} pixels only")
         size = tuple(a * n // s for a, n, s in zip(asked, native, (height, width), strict=False))
-        z = normal(batch.seeds, (self.points["code"].width, *size), like)
-        return to_uint8(self._decode(z / self.scale + self.shift))
+        return self.points["code"].width, *size
+
+    def _generate(self, batch: GenerateBatch) -> Tensor:
+        if batch.prompts or batch.classes:
+            raise InputError("an autoencoder takes neither prompts nor classes")
+        like = next(self.root.parameters())
+        shape = self._shape(batch)
+        if batch.latents is None:
+            z = normal(batch.seeds, shape, like)
+        else:
+            given = check_latents(
+                batch.latents, (len(batch.seeds), *shape), f"codes of {self.name}"
+            )
+            z = given.to(like)
+        return to_image(self._decode(z / self.scale + self.shift))
 
     def _encode(self, batch: EncodeBatch) -> Tensor:
         like = next(self.root.parameters())
