@@ -21,6 +21,7 @@ from interp.interventions.directions import (
     sefa,
     style_channels,
 )
+from interp.interventions.distance import Deviation, OffDistribution, off_distribution
 from interp.interventions.effects import (
     UNRELATED_TAU,
     AttributeEffect,
@@ -39,6 +40,7 @@ from interp.interventions.end_to_end import (
     record_calls,
     train_end_to_end,
 )
+from interp.interventions.freeu import freeu_edits
 from interp.interventions.layers import (
     Excess,
     Game,
@@ -54,6 +56,8 @@ from interp.interventions.layers import (
 from interp.interventions.planted import PLANTED, Study, check_controls
 from interp.interventions.roles import find_role
 from interp.interventions.scanning import play_carriers
+from interp.interventions.scheduling import Moment, list_moments
+from interp.interventions.sources import put_latents, read_latents
 from interp.interventions.steering import estimate_steering, steer
 from interp.interventions.steering_record import DoseResponse
 from interp.interventions.substitute import (
@@ -92,8 +96,9 @@ __all__ = [
     "Check",
     "Compactness",
     "Controls",
-    "DoseResponse",
+    "Deviation",
     "Directions",
+    "DoseResponse",
     "Effect",
     "EndToEndConfig",
     "Excess",
@@ -101,6 +106,8 @@ __all__ = [
     "Game",
     "Interchange",
     "LayerShares",
+    "Moment",
+    "OffDistribution",
     "Pairs",
     "Rule",
     "SourceEvidence",
@@ -118,11 +125,13 @@ __all__ = [
     "estimate_steering",
     "factorize",
     "find_role",
+    "freeu_edits",
     "frozen",
     "ganspace",
     "interchange",
     "interfacegan",
     "join",
+    "list_moments",
     "load_rule",
     "low_pass_distance",
     "make_attributes",
@@ -135,10 +144,13 @@ __all__ = [
     "measure_interchange",
     "measure_layers",
     "measure_specialization",
+    "off_distribution",
     "on_images",
     "play",
     "play_carriers",
     "project_out",
+    "put_latents",
+    "read_latents",
     "record_calls",
     "rms_distance",
     "sefa",

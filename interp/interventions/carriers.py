@@ -1,27 +1,33 @@
 """Carriers: what an interchange swaps, and what is refused before a model runs."""
 
 from collections.abc import Container, Sequence, Sized
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, fields
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from interp.errors import InputError, PointError
+from interp.errors import InputError, PointError, SAEError
+from interp.interventions.parts import check_subspace
 from interp.interventions.roles import find_role
-from interp.models import Generation, Model
+from interp.interventions.scheduling import list_moments, select_calls
+from interp.models import EncodeBatch, GenerateBatch, Generation, Model
 from interp.models.inputs import HALVES
+from interp.sae import SAE
+from interp.sae.match import check_match
 
 # What has to be the same for two runs to have the same calls and shapes.
 _SHARED = ("n", "scheduler", "steps", "guidance", "height", "width")
-# Sources that a recipe holds: all noise of a sample, its class, its text.
-_FIELDS = ("seeds", "classes", "prompts")
+# The field of a batch that stands for all noise of a sample at once.
+ALL_NOISE = "seeds"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Carrier:
-    """What is swapped: hook points x calls x guidance half x positions, and fields of the recipe.
+    """What is swapped: hook points x calls x guidance half x positions x part of a row; sources.
 
-    Calls, half and positions bound the points alone.
+    Calls, window and half bound the points alone; positions and subspace also the latents of a
+    source. Two carriers are equal where all is, the SAE and the subspace being the same objects.
     """
 
     points: tuple[str, ...] = ()
@@ -33,17 +39,38 @@ class Carrier:
     mask: tuple[bool, ...] | None = None
     """Positions to swap, row-major, True where the donor's go; None is all."""
     fields: tuple[str, ...] = ()
-    """Sources that the recipe holds: "seeds" (the initial noise and that of all steps), "classes",
-    "prompts"."""
+    """Independent sources of the generation by the names of `Model.sources` (x_T, step_noise,
+    prompts, classes, z, noise, code), or "seeds", which is all noise of a sample."""
     name: str = ""
     """Empty: the names of points and fields joined by "+"."""
     role: str = ""
     """"source", "write" or "descendant"; empty: what `find_role` says of the points."""
+    _: KW_ONLY
+    window: tuple[float, float] | None = None
+    """Calls from the first number to below the second, in units of `axis`; None is all."""
+    axis: str = "call"
+    """Unit of the window: "call", "t" (as the network receives it) or "log_snr"."""
+    sae: SAE | None = None
+    """An SAE of the points, for `features`."""
+    features: tuple[int, ...] = ()
+    """Latents whose values come from the donor; the recipient's error term stays."""
+    subspace: Tensor | None = None
+    """[r, d] orthonormal rows: only this part of a row (of a source's flat latents) moves."""
 
     @property
     def label(self) -> str:
         """The name, or those of points and fields."""
         return self.name or "+".join((*self.points, *self.fields))
+
+    def _key(self) -> tuple[Any, ...]:
+        values = ((one.name, getattr(self, one.name)) for one in fields(self))
+        return tuple(id(v) if k in ("sae", "subspace") else v for k, v in values)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Carrier) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash(self._key())
 
 
 def check_interchange(
@@ -59,7 +86,8 @@ def check_interchange(
     _check_sources(donor, recipient)
     if not carriers:
         raise InputError("no carrier: give one or more")
-    return [_check_carrier(model, carrier, donor) for carrier in carriers]
+    identity = model.identity() if any(carrier.sae for carrier in carriers) else {}
+    return [_check_carrier(model, carrier, donor, identity) for carrier in carriers]
 
 
 def _check_sources(donor: Generation | Tensor, recipient: Generation | Tensor) -> None:
@@ -92,53 +120,152 @@ def _check_sources(donor: Generation | Tensor, recipient: Generation | Tensor) -
         )
 
 
-def _check_carrier(model: Model, carrier: Carrier, source: Generation | Tensor) -> str:
+def _check_carrier(
+    model: Model, carrier: Carrier, source: Generation | Tensor, identity: dict[str, Any]
+) -> str:
     """Check a carrier before anything runs; its role."""
     mode = "generate" if isinstance(source, Generation) else "encode"
     model.require(mode)
     if not carrier.points and not carrier.fields:
         raise InputError("a carrier without points or fields")
-    _check_fields(carrier, source)
+    _check_fields(model, carrier, source)
     for name in carrier.points:
         model.point(name)
         if name not in model.points_in(mode):
             raise PointError(f"{name} of {model.name} does not fire in {mode}")
-    if isinstance(carrier.calls, Sized) and len(carrier.calls) == 0:
-        raise InputError(f"{carrier.label}: the window of calls {carrier.calls} is empty")
-    if carrier.cfg not in HALVES:
-        raise InputError(f"{carrier.label}: cfg = {carrier.cfg!r} is not one of {HALVES}")
     if carrier.role not in ("", "source", "write", "descendant"):
         raise InputError(f"{carrier.label}: role {carrier.role!r} is not source, write, descendant")
-    _check_mask(model, carrier, source)
+    batch = first_batch(model, source)
+    _check_calls(model, carrier, batch)
+    _check_features(model, carrier, identity)
+    _check_places(model, carrier, source, batch)
     roles = {find_role(model.points[name]) for name in carrier.points}
     roles |= {"source" for _ in carrier.fields}
     found = "source" if roles == {"source"} else "write"
     return carrier.role or ("descendant" if "descendant" in roles else found)
 
 
-def _check_fields(carrier: Carrier, source: Generation | Tensor) -> None:
-    unknown = set(carrier.fields) - set(_FIELDS)
+def first_batch(model: Model, source: Generation | Tensor) -> GenerateBatch | EncodeBatch:
+    """Return the first sample of a source as a batch: its calls and shapes are those of all."""
+    if isinstance(source, Generation):
+        return source.batch(0, 1, n_classes=model.n_classes)
+    return EncodeBatch(source[:1])
+
+
+def _check_fields(model: Model, carrier: Carrier, source: Generation | Tensor) -> None:
+    known: tuple[str, ...] = (ALL_NOISE,)
+    if isinstance(source, Generation):
+        known += tuple(model.sources(source))
+    unknown = set(carrier.fields) - set(known)
     if unknown or (carrier.fields and not isinstance(source, Generation)):
         raise InputError(
-            f"{carrier.label}: fields {carrier.fields} have to be of {_FIELDS}, and of recipes"
+            f"{carrier.label}: fields {carrier.fields} have to be of {known}, and of recipes"
         )
     if "x_T" in carrier.points:
         raise InputError(
             "an edit of x_T changes what the network reads at its first call, not the state that "
-            'the sampler goes on from: swap the noise as Carrier(fields=("seeds",))'
+            'the sampler goes on from: swap the noise as Carrier(fields=("x_T",))'
         )
 
 
-def _check_mask(model: Model, carrier: Carrier, source: Generation | Tensor) -> None:
-    if carrier.mask is None:
+def _check_calls(model: Model, carrier: Carrier, batch: GenerateBatch | EncodeBatch) -> None:
+    label, calls = carrier.label, carrier.calls
+    if isinstance(calls, Sized) and len(calls) == 0:
+        raise InputError(f"{label}: the window of calls {calls} is empty")
+    if carrier.cfg not in HALVES:
+        raise InputError(f"{label}: cfg = {carrier.cfg!r} is not one of {HALVES}")
+    if not carrier.points and (calls is not None or carrier.window or carrier.cfg != "both"):
+        raise InputError(
+            f"{label}: calls, window and cfg bound hook points, and this carrier has none; a "
+            "source acts through all calls"
+        )
+    guided = isinstance(batch, GenerateBatch) and batch.guidance > 1
+    if carrier.cfg == "uncond" and not guided:
+        raise InputError(f"{label}: cfg = 'uncond', but there is no guidance: no edit takes place")
+    select_calls(model, batch, calls, carrier.window, carrier.axis)
+    moments = list_moments(model, batch) if calls is not None else None
+    if moments is not None and not any(moment.call in calls for moment in moments):  # pyright: ignore
+        raise PointError(
+            f"{label}: no edit takes place: the {len(moments)} calls of the recipe are "
+            f"{moments[0].call} to {moments[-1].call}, its own are {calls}"
+        )
+
+
+def _check_features(model: Model, carrier: Carrier, identity: dict[str, Any]) -> None:
+    label, sae = carrier.label, carrier.sae
+    if sae is None and not carrier.features:
         return
-    if not any(carrier.mask):
-        raise InputError(f"{carrier.label}: the mask selects no position")
-    native = isinstance(source, Generation) and not (source.height or source.width)
+    if sae is None or not carrier.features or not carrier.points or carrier.subspace is not None:
+        raise InputError(
+            f"{label}: features need an SAE and hook points, an SAE needs features, and a subspace "
+            f"excludes both; here are {len(carrier.features)} features, "
+            f"{'an' if sae else 'no'} SAE and {len(carrier.points)} points"
+        )
+    wrong = [i for i in carrier.features if not 0 <= i < sae.n_latents]
+    if wrong or len(set(carrier.features)) != len(carrier.features):
+        raise InputError(
+            f"{label}: features {carrier.features} have to be different numbers from 0 to "
+            f"{sae.n_latents - 1}"
+        )
     for name in carrier.points:
+        try:
+            check_match(sae, model.points[name], identity)
+        except SAEError as error:
+            raise InputError(f"{label}: {error}") from error
+
+
+def _check_places(
+    model: Model,
+    carrier: Carrier,
+    source: Generation | Tensor,
+    batch: GenerateBatch | EncodeBatch,
+) -> None:
+    """Check mask and subspace against the points and the latents that they bound."""
+    if carrier.mask is None and carrier.subspace is None:
+        return
+    label, mask = carrier.label, carrier.mask
+    if mask is not None and not any(mask):
+        raise InputError(f"{label}: the mask selects no position")
+    latents = find_latents(model, carrier, source, batch)
+    if not carrier.points and latents is None:
+        raise InputError(f"{label}: a mask or a subspace bounds points or latents; here is neither")
+    if carrier.subspace is not None:
+        for name in carrier.points:
+            check_subspace(carrier.subspace, model.points[name].width, label, name)
+        if latents is not None:
+            check_subspace(carrier.subspace, latents.numel(), label, "one sample's latents")
+    if mask is None:
+        return
+    native = isinstance(source, Generation) and not (source.height or source.width)
+    for name in carrier.points if native else ():
         positions = int(np.prod(model.points[name].grid, dtype=int))
-        if native and len(carrier.mask) != positions:
+        if len(mask) != positions:
             raise InputError(
-                f"{carrier.label}: the mask has {len(carrier.mask)} positions, {name} has "
+                f"{label}: the mask has {len(mask)} positions, {name} has "
                 f"{positions} (grid {model.points[name].grid})"
             )
+    if latents is not None and len(mask) != count_positions(latents):
+        raise InputError(
+            f"{label}: the mask has {len(mask)} positions, the latents {tuple(latents.shape)} have "
+            f"{count_positions(latents)}"
+        )
+
+
+def find_latents(
+    model: Model,
+    carrier: Carrier,
+    source: Generation | Tensor,
+    batch: GenerateBatch | EncodeBatch,
+) -> Tensor | None:
+    """Return the latents of a batch where the carrier moves them, else None."""
+    if not isinstance(source, Generation) or not isinstance(batch, GenerateBatch):
+        return None
+    moved = {model.sources(source).get(name) for name in carrier.fields}
+    return model.draw_latents(batch) if "latents" in moved else None
+
+
+def count_positions(latents: Tensor) -> int:
+    """Positions of latents: [b, d] has 1, [b, t, c] has t, [b, c, h, w] has h w."""
+    if latents.ndim < 4:
+        return 1 if latents.ndim == 2 else latents.shape[1]
+    return int(np.prod(latents.shape[2:], dtype=int))

@@ -10,13 +10,12 @@ from interp.errors import InputError
 from interp.interventions.carriers import Carrier, check_interchange
 from interp.interventions.effects import Embedded, make_pairs
 from interp.interventions.layers import ORDERS, Game, play
+from interp.interventions.sources import Batch, mix_fields
 from interp.interventions.swapping import (
     Attribute,
-    Batch,
     Cache,
     embed_images,
     iterate_batches,
-    mix_fields,
     read_carriers,
     swap_carriers,
 )
@@ -72,7 +71,7 @@ def play_carriers(
     def swap(chosen: frozenset[int]) -> Embedded:
         part = [layers[i] for i in sorted(chosen)]
         images = [
-            swap_carriers(model, part, given, mix_fields(part, one, other))
+            swap_carriers(model, part, given, mix_fields(model, part, one, other))
             for one, other, given in cached
         ]
         return embed_images(torch.cat(images), attributes)

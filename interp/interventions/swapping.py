@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -14,6 +14,9 @@ from torch import Tensor
 from interp.errors import InputError, PointError
 from interp.interventions.carriers import Carrier, check_interchange
 from interp.interventions.effects import RESAMPLES, Effect, make_pairs, measure_effect
+from interp.interventions.parts import move_features, move_subspace
+from interp.interventions.scheduling import select_calls
+from interp.interventions.sources import Batch, mix_fields
 from interp.models import (
     Call,
     EncodeBatch,
@@ -28,7 +31,8 @@ from interp.models import (
 # images uint8 [n, h, w, 3] -> [n, d_k]
 Attribute = Callable[[Tensor], Any]
 Cache = dict[tuple[str, int], Tensor]
-Batch = GenerateBatch | EncodeBatch
+# rows [b, positions, d], call, guidance half -> rows
+Edit = Callable[[Tensor, Call, slice], Tensor]
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,8 @@ def interchange(
         PointError: a point does not exist or never fires, or the donor's and the recipient's
             activations differ in shape.
         InputError: recipes that do not give equal calls and shapes, seeds that partly overlap, an
-            empty window of calls, a mask of the wrong size, an unknown half or role.
+            empty window, a mask or subspace of the wrong size, an SAE of another point, an unknown
+            half, source or role.
     """
     chosen = [carriers] if isinstance(carriers, Carrier) else list(carriers)
     roles = check_interchange(model, chosen, donor, recipient)
@@ -90,11 +95,11 @@ def interchange(
         b, kept = read_carriers(model, names, other)
         for carrier, part in zip(chosen, parts, strict=True):
             same = swap_carriers(model, [carrier], kept, other)
-            swapped = swap_carriers(model, [carrier], given, mix_fields([carrier], one, other))
+            mixed = mix_fields(model, [carrier], one, other)
+            swapped = swap_carriers(model, [carrier], given, mixed)
             images = [a, b, same, swapped]
             if not carrier.fields:
-                shift = _shift(given, kept, seed, start)
-                images.append(_edited(model, [carrier], shift, other))
+                images.append(push_carrier(model, carrier, (given, kept), other, (seed, start)))
             part.append(tuple(images))
     found = []
     for carrier, role, part in zip(chosen, roles, parts, strict=True):
@@ -200,29 +205,37 @@ def read_carriers(model: Model, names: Sequence[str], batch: Batch) -> tuple[Ten
     }
 
 
-Edit = Callable[[Tensor, Call, slice], Tensor]
-
-
-def mix_fields(carriers: Sequence[Carrier], donor: Batch, recipient: Batch) -> Batch:
-    """The recipients' batch with the fields of the carriers from the donors'."""
-    fields = {name for carrier in carriers for name in carrier.fields}
-    if not isinstance(recipient, GenerateBatch) or not fields:
-        return recipient
-    return replace(recipient, **{name: getattr(donor, name) for name in fields})
-
-
 def swap_carriers(
     model: Model, carriers: Sequence[Carrier], cache: Cache, batch: Batch
 ) -> UInt8[Tensor, "b h w 3"]:
     """Images of a run with cached rows in place at the carriers; at shared points the last wins."""
-    return _edited(model, carriers, _put(cache), batch)
+    return run_edits(model, [(carrier, _put(carrier, cache)) for carrier in carriers], batch)
 
 
-def _edited(model: Model, carriers: Sequence[Carrier], edit: Edit, batch: Batch) -> Tensor:
+def push_carrier(
+    model: Model,
+    carrier: Carrier,
+    caches: tuple[Cache, Cache],
+    batch: Batch,
+    entropy: tuple[int, int],
+) -> UInt8[Tensor, "b h w 3"]:
+    """Images of a run with the carrier's rows moved as far as the swap moves them, at random.
+
+    caches: of the donors and of the recipients. entropy: seed and first row of the batch.
+    """
+    given, kept = caches
+    return run_edits(model, [(carrier, _shift(given, kept, *entropy, carrier))], batch)
+
+
+def run_edits(model: Model, edits: Sequence[tuple[Carrier, Edit]], batch: Batch) -> Tensor:
+    """Images of a run with an edit at each carrier, in its calls, half and positions."""
     with torch.no_grad(), ExitStack() as stack:
-        for carrier in carriers:
-            edits = dict.fromkeys(carrier.points, partial(_change, carrier, edit))
-            stack.enter_context(editing(model, edits, calls=carrier.calls, cfg=carrier.cfg))
+        for carrier, edit in edits:
+            if not carrier.points:
+                continue
+            calls = select_calls(model, batch, carrier.calls, carrier.window, carrier.axis)
+            visits = dict.fromkeys(carrier.points, partial(_change, carrier, edit))
+            stack.enter_context(editing(model, visits, calls=calls, cfg=carrier.cfg))
         return _run(model, batch)
 
 
@@ -253,19 +266,32 @@ def _cached(cache: Cache, rows: Tensor, call: Call, half: slice) -> Tensor:
     return value[half]
 
 
-def _put(cache: Cache) -> Edit:
-    return lambda rows, call, half: _cached(cache, rows, call, half)
+def _take(carrier: Carrier | None, rows: Tensor, donor: Tensor) -> Tensor:
+    """The rows with what the carrier holds of a row from the donor's."""
+    if carrier is not None and carrier.sae is not None:
+        return move_features(rows, donor, carrier.sae, carrier.features)
+    if carrier is not None and carrier.subspace is not None:
+        return move_subspace(rows, donor, carrier.subspace)
+    return donor
 
 
-def _shift(given: Cache, kept: Cache, seed: int, start: int) -> Edit:
+def _put(carrier: Carrier, cache: Cache) -> Edit:
+    return lambda rows, call, half: _take(carrier, rows, _cached(cache, rows, call, half))
+
+
+def _shift(
+    given: Cache, kept: Cache, seed: int, start: int, carrier: Carrier | None = None
+) -> Edit:
     """Move each row by a random direction of the norm of (donor - recipient)."""
 
     def edit(rows: Tensor, call: Call, half: slice) -> Tensor:
-        a, b = (_cached(cache, rows, call, half).double() for cache in (given, kept))
+        a, b = (_cached(cache, rows, call, half) for cache in (given, kept))
+        # As far as the carrier's part of a row moves, in a direction of the whole row.
+        moved = (_take(carrier, b, a).double() - b.double()).norm(dim=-1, keepdim=True)
         entropy = [seed, start, call.call, *call.point.encode()]
         noise = np.random.default_rng(entropy).standard_normal(tuple(rows.shape))
         direction = torch.from_numpy(noise).to(rows.device)
-        length = (a - b).norm(dim=-1, keepdim=True) / direction.norm(dim=-1, keepdim=True)
+        length = moved / direction.norm(dim=-1, keepdim=True)
         return (rows.double() + length * direction).to(rows.dtype)
 
     return edit

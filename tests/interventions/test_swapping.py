@@ -289,7 +289,7 @@ def test_images_and_recipes_do_not_mix_and_have_one_size(vae, idle):
 
 
 def test_a_window_that_no_call_reaches_is_an_error(ddpm):
-    with pytest.raises(PointError, match="no edit took place"):
+    with pytest.raises(PointError, match="no edit takes place"):
         interchange(ddpm, Carrier(("mid_block.resnets.0",), range(7, 9)), DONOR, RECIPIENT)
 
 

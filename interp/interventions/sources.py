@@ -1,0 +1,128 @@
+"""Independent sources of a generation as carriers: noise, latents, text and class in a batch."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from interp.errors import InputError
+from interp.interventions.carriers import ALL_NOISE, Carrier
+from interp.interventions.parts import move_subspace
+from interp.models import EncodeBatch, GenerateBatch, Generation, Model
+
+Batch = GenerateBatch | EncodeBatch
+
+
+def mix_fields(
+    model: Model, carriers: Sequence[Carrier], donor: Batch, recipient: Batch
+) -> GenerateBatch | EncodeBatch:
+    """The recipients' batch with the sources of the carriers from the donors'.
+
+    "seeds" is all noise. Of latents that several carriers hold in part, each moves its own.
+    """
+    if not isinstance(recipient, GenerateBatch) or not isinstance(donor, GenerateBatch):
+        return recipient
+    names = {name for carrier in carriers for name in carrier.fields}
+    if ALL_NOISE in names:
+        noise = {"latents": donor.latents, "step_seeds": donor.step_seeds}
+        recipient = replace(recipient, seeds=donor.seeds, **noise)
+    if not names - {ALL_NOISE}:
+        return recipient
+    fields = model.sources(_recipe(donor)) | model.sources(_recipe(recipient))
+    changes: dict[str, Any] = {}
+    for field in {fields[name] for name in names - {ALL_NOISE}} - {"latents"}:
+        # The noise of the steps is that of the seeds unless it is named.
+        own = donor.step_seeds or donor.seeds
+        changes[field] = own if field == "step_seeds" else getattr(donor, field)
+    moved = [c for c in carriers if any(fields.get(name) == "latents" for name in c.fields)]
+    if moved:
+        value, given = (get_latents(model, batch) for batch in (recipient, donor))
+        for carrier in moved:
+            value = _move(carrier, value, given)
+        changes["latents"] = value
+    return replace(recipient, **changes)
+
+
+def _recipe(batch: GenerateBatch) -> Generation:
+    """A recipe of the sources that a batch has."""
+    return Generation(
+        prompts=batch.prompts,
+        classes=batch.classes,
+        scheduler=batch.scheduler,
+        steps=batch.steps,
+        guidance=batch.guidance,
+    )
+
+
+def get_latents(model: Model, batch: GenerateBatch) -> Float[Tensor, "b ..."]:
+    """Return the latents that a batch names, else those of its seeds."""
+    return model.draw_latents(batch) if batch.latents is None else batch.latents
+
+
+def _move(carrier: Carrier, value: Tensor, donor: Tensor) -> Tensor:
+    """Put the donor's latents in place, at the carrier's positions and in its subspace."""
+    new = donor
+    if carrier.subspace is not None:
+        flat = move_subspace(value.flatten(1), donor.flatten(1), carrier.subspace)
+        new = flat.reshape(value.shape)
+    if carrier.mask is None:
+        return new
+    keep = torch.tensor(carrier.mask, device=value.device)
+    keep = keep[:, None] if value.ndim == 3 else keep.reshape(1, *value.shape[2:])
+    return torch.where(keep, new, value)
+
+
+def read_latents(model: Model, recipe: Generation) -> Float[Tensor, "n d"]:
+    """Return the latents of a recipe's samples, one flat row each: z, x_T or the code.
+
+    At unit normal scale, as `GenerateBatch.latents`. No network is run.
+
+    Raises:
+        InputError: the model has no latents to draw.
+    """
+    batch = recipe.batch(0, recipe.n, n_classes=model.n_classes)
+    return model.draw_latents(batch).flatten(1)
+
+
+def put_latents(
+    model: Model,
+    recipe: Generation,
+    values: Float[Tensor, "n d"],
+    *,
+    batch_size: int = 32,
+    finish: Callable[[Tensor], Tensor] | None = None,
+) -> UInt8[Tensor, "n h w 3"]:
+    """Make a recipe's images from given latents, all else (noise, text, class) being its own.
+
+    `put_latents(model, recipe, read_latents(model, recipe))` are the recipe's images to the last
+    bit: with the rows of donors, recipients and what lies between, this is what the compactness of
+    a source is measured by.
+
+    Args:
+        model: the model.
+        recipe: the recipients.
+        values: [n, d] flat latents of unit normal scale, one row per sample.
+        batch_size: samples per run.
+        finish: function of the images of one batch, such as an attribute; None: the images.
+
+    Raises:
+        InputError: `values` are not [n, d] of the model.
+    """
+    shape = tuple(model.draw_latents(recipe.batch(0, 1, n_classes=model.n_classes)).shape[1:])
+    wanted = (recipe.n, torch.Size(shape).numel())
+    if tuple(values.shape) != wanted:
+        raise InputError(
+            f"latents {tuple(values.shape)}: {recipe.n} samples of {model.name} need {wanted}, "
+            f"rows of {shape} flattened"
+        )
+    found = []
+    for start in range(0, recipe.n, batch_size):
+        stop = min(start + batch_size, recipe.n)
+        batch = recipe.batch(start, stop, n_classes=model.n_classes)
+        part = values[start:stop].reshape(stop - start, *shape).to(torch.float32)
+        images = model.generate(replace(batch, latents=part.to(model.device))).cpu()
+        found.append(images if finish is None else finish(images))
+    return torch.cat(found)
