@@ -42,7 +42,7 @@ from interp.geometry.gromov_wasserstein import (
 )
 from interp.geometry.measure import Measure
 from interp.geometry.measures import CORE, MEASURES, get_measure
-from interp.geometry.neighbors import mutual_knn, nearest
+from interp.geometry.neighbors import mutual_knn
 from interp.geometry.preprocessing import Preprocessing, clip, normalize
 from interp.geometry.probes import LabelOverlap, Probe, knn_label_overlap, linear_probe
 from interp.geometry.regression import r2, ridge_cv
@@ -55,6 +55,7 @@ from interp.geometry.rsa import (
     rsa_crossnobis,
 )
 from interp.geometry.rtd import topology_divergence
+from interp.geometry.search import nearest
 from interp.geometry.shapes import angular_distance, procrustes
 from interp.geometry.soft_matching import (
     Transport,

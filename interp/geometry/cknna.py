@@ -32,17 +32,14 @@ from interp.geometry.measure import Measure
 from interp.geometry.moments import pairing_moments, share_sums
 from interp.geometry.neighbors import (
     FRACTION,
-    SLAB,
     KNNLayer,
     count_neighbors,
     kept_neighbors,
     kept_rows,
-    metric_rows,
-    nearest,
     prepare_knn,
-    tie_order,
 )
 from interp.geometry.overlaps import Query, neighbor_ids, walk
+from interp.geometry.search import SLAB, metric_rows, nearest, tie_order
 
 # A self-term below this share of the sum of squared kernel entries is rounding.
 DEGENERATE = 1e-12

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 
 from interp.errors import InputError
-from interp.geometry import cka_sums, neighbors
+from interp.geometry import cka_sums, neighbors, search
 
 # Rows of a product that is as fast as larger ones, and how often it is timed.
 PROBE, REPEATS = 1024, 5
@@ -19,7 +19,7 @@ class Cost(NamedTuple):
 
     measure: str
     route: str
-    """ "feature" or "gram" (`cka_sums`); "whole" or "slabs" (`neighbors.nearest`)."""
+    """ "feature" or "gram" (`cka_sums`); "whole" or "slabs" (`search.nearest`)."""
     flops: float
     """Multiplications and additions, 2 per product; those of float64 count twice."""
     read_bytes: float
@@ -107,13 +107,13 @@ def _cka(n: int, wx: list[int], wy: list[int], n_permutations: int):
 
 
 def _neighbors(n: int, wx: list[int], wy: list[int], k: int, n_permutations: int):
-    whole = 4 * n * n <= neighbors.MAX_WHOLE_BYTES
+    whole = 4 * n * n <= search.MAX_WHOLE_BYTES
     # float64: twice the time of float32.
     products = 2 * n * n * sum(wx + wy) / (2 if whole else 1)
     overlaps = n * k * len(wx) * len(wy) * (1 + n_permutations)
-    width = min(n - 1, 4 * k + 32)
+    width = min(n - 1, neighbors.list_width(n, k))
     kept = 4 * n * width * len(wx + wy) + 8 * n * sum(wx + wy)
-    slab = 8 * 4 * neighbors.SLAB + (4 * n * n if whole else 0)
+    slab = 8 * 4 * search.SLAB + (4 * n * n if whole else 0)
     table = 4 * neighbors.TABLE
     workspace = max(slab + 8 * n * max(wx + wy), table)
     route = "whole" if whole else "slabs"

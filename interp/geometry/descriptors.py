@@ -18,7 +18,7 @@ from torch import Tensor
 from interp.errors import InputError
 from interp.geometry import dimension, spectra
 from interp.geometry.features import MIN_ROWS, as_rows, center
-from interp.geometry.neighbors import metric_rows
+from interp.geometry.search import metric_rows
 from interp.stats import FOLDS, Interval, jackknife, make_folds
 
 # Floats in one slab of distances: 32 MB in float64.

@@ -23,7 +23,8 @@ from torch import Tensor
 
 from interp.errors import InputError
 from interp.geometry.features import MIN_ROWS, as_rows, center
-from interp.geometry.neighbors import FRACTION, SLAB, count_neighbors, nearest
+from interp.geometry.neighbors import FRACTION, count_neighbors
+from interp.geometry.search import SLAB, nearest
 
 # Share of the smallest ratios in the fit: the largest scatter most. Facco et al. 2017, Methods.
 KEPT = 0.9

@@ -35,8 +35,9 @@ def as_rows(x: Any, name: str = "x") -> Float[Tensor, "n d"]:
     if x.shape[0] < MIN_ROWS:
         raise InputError(f"{name} has n = {x.shape[0]} rows; the measures need n >= {MIN_ROWS}")
     x = x.detach().to(torch.float64)
-    finite = x.isfinite()
-    if not bool(finite.all()):
+    # One pass without a copy: the largest value is NaN or infinite where any is.
+    if not bool(_peak(x).isfinite()):
+        finite = x.isfinite()
         bad = int((~finite).sum())
         row = int((~finite).any(1).nonzero()[0])
         raise InputError(
@@ -54,18 +55,23 @@ def center(x: Any, name: str = "x") -> Float[Tensor, "n d"]:
     Raises InputError as `as_rows`, and for a representation that is the same in every row.
     """
     x = as_rows(x, name)
-    peak = x.abs().max()
-    if bool(peak > 0):
-        x = x / peak
+    peak = _peak(x)
+    # A copy of our own, that the next steps write into.
+    x = x / peak if bool(peak > 0) else x.clone()
     raw = torch.linalg.vector_norm(x)
-    x = x - x.mean(0)
+    x -= x.mean(0)
     norm = torch.linalg.vector_norm(x)
     if bool(norm <= CONSTANT * raw) or not bool(peak > 0):
         raise InputError(
             f"{name} is constant: all {x.shape[0]} rows are equal, so it has no geometry; "
             "leave this point out (a dead layer, or a point that does not depend on the image)"
         )
-    return x / norm
+    return x.div_(norm)
+
+
+def _peak(x: Tensor) -> Tensor:
+    """The largest absolute value."""
+    return torch.linalg.vector_norm(x, torch.inf)
 
 
 def same_rows(x: Tensor, y: Tensor) -> int:

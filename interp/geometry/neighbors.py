@@ -23,7 +23,6 @@ open counts as chance: two representations with the same ties overlap by less th
 the order changes nothing, and the value is that of the definition to the last bit.
 """
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -33,21 +32,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.errors import InputError
-from interp.geometry.features import as_rows, center, same_rows
+from interp.geometry.features import center, same_rows
 from interp.geometry.measure import Measure
 from interp.geometry.moments import pairing_moments, share_sums
+from interp.geometry.search import metric_rows, nearest, search_rows, tie_order
 
 # Huh et al. (2024) use k = 10 of n = 1024.
 FRACTION = 0.01
-# Floats in one slab of distances: 32 MB in float64.
-SLAB = 1 << 22
-# A float32 matrix of all dissimilarities is kept up to this size (n = 8192), which halves the
-# products; beyond, slabs.
-MAX_WHOLE_BYTES = 1 << 28
-# Side of its tiles.
-TILE = 256
-# Squared distances below this share of the squared norms are rounding: the rows are equal.
-EQUAL = 1e-13
 # Floats of one lookup table: 256 MB in float32.
 TABLE = 1 << 26
 
@@ -63,126 +54,12 @@ def count_neighbors(n: int, fraction: float = FRACTION) -> int:
     return k
 
 
-def nearest(
-    x: Float[Tensor | np.ndarray, "n d"],
-    width: int,
-    *,
-    units: np.ndarray | None = None,
-    metric: str = "euclidean",
-    ties: Int[np.ndarray, " n"] | None = None,
-) -> Int[Tensor, "n w"]:
-    """Ids of the `width` nearest rows of each row, nearest first; int32.
+def list_width(n: int, k: int) -> int:
+    """Neighbors that are kept of each row, so that few run out of k where a tenth is left out.
 
-    Distances are taken in float64 and compared in float32, so that rows at equal distance tie
-    instead of being ordered by rounding. Cost n^2 d / 2 up to n = 8192; beyond, n^2 d in slabs:
-    never an n x n array above 256 MB.
-
-    units: [n]; rows of the same unit (positions of one image) are not neighbors of each other.
-    metric: "euclidean"; "cosine" about the origin or "dot", the largest inner product: these two
-    are not translation-invariant, and under "dot" rows of large norm are everybody's neighbors.
-    ties: [n] places of the rows on a circle, a permutation of 0..n - 1 as from `tie_order`: of rows
-    at equal distance the next after row i come first. None: the lower id first, which must not be
-    used on both sides of a comparison.
-    Raises InputError for NaN, n < 4, a constant representation, a zero row under cosine.
+    Rows that do are searched again. Up to n / 64 torch.topk goes its short way.
     """
-    rows = metric_rows(x, metric)
-    n = rows.shape[0]
-    own = None if units is None else torch.as_tensor(units)
-    places = torch.arange(n) if ties is None else torch.as_tensor(ties).long()
-    starts = torch.zeros_like(places) if ties is None else places
-    ids = places.argsort().int()
-    out = torch.empty(n, width, dtype=torch.int32)
-    norms = rows.square().sum(1)
-    whole = _symmetric(rows, norms, metric) if 4 * n * n <= MAX_WHOLE_BYTES else None
-    for part in _parts(n, max(1, SLAB // n)):
-        everything = slice(0, n)
-        apart = _apart(rows, norms, part, everything, metric) if whole is None else whole[part]
-        if own is None:
-            apart.diagonal(part.start).fill_(torch.inf)
-        else:
-            apart[own[part, None] == own[None, :]] = torch.inf
-        best = apart.topk(min(width + 1, n), largest=False, sorted=True)
-        out[part] = best.indices[:, :width]
-        # A tie inside the list or at its end: the circle decides.
-        again = (best.values[:, 1:] == best.values[:, :-1]).any(1).nonzero().flatten()
-        begin = starts[part][again, None]
-        way = (places[None, :] - begin) % n
-        keys = (_sortable(apart[again]).long() << 32) | way
-        found = keys.topk(width, dim=1, largest=False, sorted=True).values
-        out[part.start + again] = ids[((found & 0xFFFFFFFF) + begin) % n]
-    return out
-
-
-def _parts(n: int, step: int) -> list[slice]:
-    return [slice(start, min(n, start + step)) for start in range(0, n, step)]
-
-
-def _symmetric(rows: Tensor, norms: Tensor, metric: str) -> Float[Tensor, "n n"]:
-    """Dissimilarities of all pairs, float32, at half of the products."""
-    n = len(norms)
-    out = torch.empty(n, n)
-    for first in (blocks := _parts(n, TILE)):
-        for second in blocks[blocks.index(first) :]:
-            tile = _apart(rows, norms, first, second, metric)
-            out[first, second] = tile
-            out[second, first] = tile.T
-    return out
-
-
-def _apart(rows: Tensor, norms: Tensor, first: slice, second: slice, metric: str) -> Tensor:
-    """Dissimilarities of two ranges of rows, in float64 and then rounded to float32."""
-    products = rows[first] @ rows[second].T
-    if metric == "dot":
-        # Inner products that are only rounding are 0.
-        lengths = norms[first, None] * norms[None, second]
-        return -products.masked_fill_(products.square() <= EQUAL**2 * lengths, 0).float()
-    both = norms[first, None] + norms[None, second]
-    squared = products.mul_(-2).add_(both)
-    return squared.masked_fill_(squared <= both.mul_(EQUAL), 0).float()
-
-
-def _sortable(values: Tensor) -> Int[Tensor, "*s"]:
-    """int32 in the order of the values rounded to float32; 0 and -0 are equal."""
-    bits = (values.float() + 0.0).view(torch.int32)
-    return bits ^ ((bits >> 31) & 0x7FFFFFFF)
-
-
-def metric_rows(
-    x: Float[Tensor | np.ndarray, "n d"], metric: str, name: str = "x"
-) -> Float[Tensor, "n d"]:
-    """The checked rows whose nearest are searched, as the metric has them.
-
-    Centered and of norm 1 ("euclidean"), each of norm 1 ("cosine"), or the whole of norm 1 ("dot").
-    Raises InputError as `center`, for a zero row under cosine, and for another metric.
-    """
-    if metric == "euclidean":
-        return center(x, name)
-    rows = as_rows(x, name)
-    if metric == "cosine":
-        return _unit_rows(rows, name)
-    if metric == "dot":
-        rows = rows / rows.abs().max().clamp(min=torch.finfo(rows.dtype).tiny)
-        return rows / torch.linalg.vector_norm(rows).clamp(min=1)
-    raise InputError(f"metric {metric!r} is euclidean, cosine or dot")
-
-
-def tie_order(n: int, name: str, seed: int = 0) -> Int[np.ndarray, " n"]:
-    """Places [n] of n rows on a circle: random, the same for a name and a seed.
-
-    Orders of different names are independent, which makes permutation tests exact under ties.
-    """
-    digest = hashlib.sha256(f"ties of {name}".encode()).digest()
-    return np.random.default_rng([seed, int.from_bytes(digest[:8], "big")]).permutation(n)
-
-
-def _unit_rows(rows: Tensor, name: str) -> Tensor:
-    peaks = rows.abs().amax(1, keepdim=True)
-    if bool((peaks == 0).any()):
-        raise InputError(
-            f"{name}: {int((peaks == 0).sum())} rows are zero and have no cosine; use euclidean"
-        )
-    rows = rows / peaks
-    return rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    return max(k + k // 2 + 8, n // 64 - 1)
 
 
 def mutual_knn(
@@ -236,17 +113,18 @@ def prepare_knn(
     name, seed: of the order of tied rows; the two sides of a comparison need different names.
     ties: the order itself, in place of both.
     """
-    center(x, name)
+    if metric != "euclidean":
+        # Rows that are all equal are refused under every metric.
+        center(x, name)
     rows = metric_rows(x, metric, name)
     n = rows.shape[0]
     k = count_neighbors(n, n_neighbors)
     largest = 1 if units is None else int(np.bincount(units).max())
     if k > n - largest:
         raise InputError(f"{name}: k = {k} neighbors, but only {n - largest} rows of other images")
-    # Wide enough that few rows run out of neighbors without a fold of up to half the rows.
-    width = min(n - largest, 4 * k + 32, 2 * k + 128)
+    width = min(n - largest, list_width(n, k))
     ties = tie_order(n, name, seed) if ties is None else ties
-    ids = nearest(rows, width, units=units, metric=metric, ties=ties)
+    ids = search_rows(rows, width, units, metric, ties)
     return KNNLayer(rows, ids, k, units, ties, metric)
 
 
@@ -347,9 +225,8 @@ def kept_neighbors(layer: KNNLayer, kept: np.ndarray) -> Int[Tensor, "m k"]:
         units = None if layer.units is None else layer.units[kept]
         # The same circle, of the rows that are left.
         ties = layer.ties[kept].argsort().argsort()
-        again = nearest(layer.x[kept], layer.k, units=units, metric=layer.metric, ties=ties)
-        again = again[short].numpy()
-        out[short] = kept[again]
+        rows = layer.x[torch.from_numpy(kept)]
+        out[short] = kept[search_rows(rows, layer.k, units, layer.metric, ties, short).numpy()]
     return torch.from_numpy(out)
 
 

@@ -41,10 +41,9 @@ from interp.geometry.neighbors import (
     knn_permuted,
     knn_values,
     mutual_knn,
-    nearest,
     prepare_knn,
-    tie_order,
 )
+from interp.geometry.search import nearest, tie_order
 
 
 def mutual_knn_cosine(

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from interp.errors import InputError
 from interp.geometry.features import as_rows, center, same_rows
-from interp.geometry.neighbors import EQUAL
+from interp.geometry.search import EQUAL
 
 # 1.6 GB of float64 per layer.
 MAX_ROWS = 20_000

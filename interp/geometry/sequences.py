@@ -29,15 +29,7 @@ from torch import Tensor
 from interp.errors import InputError
 from interp.geometry.features import same_rows
 from interp.geometry.measure import Measure
-from interp.geometry.neighbors import (
-    FRACTION,
-    KNNLayer,
-    count_neighbors,
-    kept_rows,
-    nearest,
-    prepare_knn,
-    tie_order,
-)
+from interp.geometry.neighbors import FRACTION, KNNLayer, count_neighbors, kept_rows, prepare_knn
 from interp.geometry.overlaps import (
     Query,
     as_they_are,
@@ -47,6 +39,7 @@ from interp.geometry.overlaps import (
     relabeled,
     walk,
 )
+from interp.geometry.search import nearest, tie_order
 
 # Bits of a word that are used: one of 64 is the sign, one takes the carry.
 WORD = 62

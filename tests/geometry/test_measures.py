@@ -11,13 +11,8 @@ from interp.errors import InputError
 from interp.geometry import MEASURES, angular_distance, debiased_cka, get_measure, mutual_knn
 from interp.geometry import procrustes as procrustes_similarity
 from interp.geometry.cka import cka_moments, cka_permuted, cka_values, prepare_cka
-from interp.geometry.neighbors import (
-    count_neighbors,
-    knn_moments,
-    nearest,
-    prepare_knn,
-    tie_order,
-)
+from interp.geometry.neighbors import count_neighbors, knn_moments, prepare_knn
+from interp.geometry.search import nearest, tie_order
 from interp.stats import make_folds
 from tests.geometry.examples import draw, example, prepare
 
@@ -211,8 +206,8 @@ def test_nearest_in_slabs_is_nearest_by_symmetric_tiles(
     x = draw(300, 4).mul(2).round() + torch.tensor([0.0, 0.0, 0.0, 9.0])
     ties = tie_order(300, "x")
     whole = nearest(x, 40, metric=metric, ties=ties)
-    monkeypatch.setattr("interp.geometry.neighbors.MAX_WHOLE_BYTES", 0)
-    monkeypatch.setattr("interp.geometry.neighbors.SLAB", 1000)
+    monkeypatch.setattr("interp.geometry.search.MAX_WHOLE_BYTES", 0)
+    monkeypatch.setattr("interp.geometry.search.SLAB", 1000)
     slabs = nearest(x, 40, metric=metric, ties=ties)
     assert float((slabs == whole).double().mean()) > 0.99
 

@@ -8,7 +8,7 @@ import torch
 
 from interp.errors import InputError
 from interp.geometry import MEASURES, k_curve, mutual_knn
-from interp.geometry.neighbors import nearest, prepare_knn, tie_order
+from interp.geometry.neighbors import prepare_knn
 from interp.geometry.overlaps import (
     cycle_knn,
     cycle_null,
@@ -18,6 +18,7 @@ from interp.geometry.overlaps import (
     overlap_chances,
     prepare_cosine,
 )
+from interp.geometry.search import nearest, tie_order
 from interp.stats import make_folds
 
 PAIRINGS = np.array(list(itertools.permutations(range(6))))

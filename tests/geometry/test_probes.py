@@ -8,8 +8,9 @@ import torch
 
 from interp.errors import InputError
 from interp.geometry import knn_label_overlap, linear_probe
-from interp.geometry.neighbors import edge_sums, nearest, prepare_knn, tie_order
+from interp.geometry.neighbors import edge_sums, prepare_knn
 from interp.geometry.probes import PENALTIES, _label_moments, _ridge
+from interp.geometry.search import nearest, tie_order
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:
