@@ -67,8 +67,12 @@ class Distance(NamedTuple):
     """Mahalanobis distance to the clean rows, in their shrunk covariance."""
     mahalanobis_clean: float
     neighbor: float
-    """Distance to the nearest clean rows over the same among the clean rows."""
+    """Distance to the fifth nearest clean row over the mean of the same of held-out rows."""
     neighbor_clean: float
+    outside: float
+    """Share of rows whose Mahalanobis distance exceeds that of 95 % of held-out rows."""
+    neighbor_outside: float
+    """The same by the neighbor distance."""
 
 
 @dataclass(frozen=True)

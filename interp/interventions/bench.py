@@ -1,0 +1,163 @@
+"""The bench: unedited runs of some seeds, on which edits are measured."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from interp.errors import InputError
+from interp.interventions.carriers import Carrier
+from interp.interventions.clean import (
+    Batch,
+    Change,
+    Clean,
+    Source,
+    iterate_source,
+    keep_rows,
+    make_images,
+    read_clean,
+    run_edited,
+    select_rows,
+)
+from interp.interventions.handles import keep_same
+from interp.interventions.steering_measure import find_scales
+from interp.interventions.swapping import Attribute, embed_images
+from interp.models import Generation, Model, Read
+
+Progress = Callable[[int, int], None]
+"""(images made, images in all)."""
+
+# Edited rows whose distance from clean ones is taken: a median of 512 is good to 5 %.
+EDITED_ROWS = 512
+
+
+class RunCost(NamedTuple):
+    """What a measurement will take."""
+
+    images: int
+    """Images to make, edited or not."""
+    seconds: float
+    """At the pace of one timed batch."""
+
+
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """Unedited runs, and what is known of clean rows, for one place of edits."""
+
+    model: Model
+    place: Carrier
+    batches: tuple[Batch, ...]
+    plain: UInt8[Tensor, "n h w 3"]
+    attributes: Mapping[str, Attribute]
+    embedded: dict[str, np.ndarray]
+    """Attribute -> [n, d_k] of the unedited images."""
+    scales: dict[str, float]
+    """Attribute -> root mean squared distance between the images of two seeds."""
+    clean: dict[str, Clean]
+    """Point -> clean rows of the reference runs."""
+
+
+def make_bench(
+    model: Model,
+    place: Carrier,
+    source: Source,
+    reference: Source,
+    attributes: Mapping[str, Attribute],
+    *,
+    points: Sequence[str] = (),
+    batch_size: int = 32,
+    seed: int = 0,
+) -> Bench:
+    """Run reference and source without edits, and once with an edit that changes nothing.
+
+    Args:
+        model, place: what is edited, and where.
+        source: the seeds on which edits are measured. reference: other seeds, for clean rows.
+        attributes: name -> function of images.
+        points: whose clean rows are wanted; empty: those of the place.
+        batch_size: images per run where the source is images.
+        seed: of the sample of rows.
+
+    Raises:
+        InputError: no attribute, images that differ under the edit that changes nothing, an
+            attribute in which all images are equal.
+        PointError: a point does not fire at the edited calls.
+    """
+    if not attributes:
+        raise InputError("no attribute: give at least one, as make_attributes makes them")
+    clean = read_clean(
+        model, place, reference, points or place.points, batch_size=batch_size, seed=seed
+    )
+    batches = tuple(iterate_source(model, source, batch_size))
+    plain = torch.cat([make_images(model, batch) for batch in batches])
+    same = torch.cat([run_edited(model, place, keep_same, batch) for batch in batches])
+    check_same(plain, same, "putting back the rows as they are")
+    embedded = embed_images(plain, attributes)
+    scales = find_scales(embedded)
+    return Bench(model, place, batches, plain, attributes, embedded, scales, clean)
+
+
+def check_same(plain: Tensor, same: Tensor, what: str) -> None:
+    """Refuse a model whose runs are not repeatable: `what` has to leave every image as it is.
+
+    Raises InputError with the largest pixel difference.
+    """
+    worst = int((same.int() - plain.int()).abs().max())
+    if worst:
+        raise InputError(
+            f"{what} changes a pixel by {worst}: the runs are not repeatable, so no edit can be "
+            "measured"
+        )
+
+
+def run_bench(bench: Bench, change: Change) -> UInt8[Tensor, "n h w 3"]:
+    """Images of all seeds under an edit."""
+    parts = [run_edited(bench.model, bench.place, change, batch) for batch in bench.batches]
+    return torch.cat(parts)
+
+
+def run_reading(
+    bench: Bench, change: Change, points: Sequence[str], seed: int = 0
+) -> tuple[UInt8[Tensor, "n h w 3"], dict[str, Tensor]]:
+    """Images of all seeds under an edit, and a sample of the edited rows of points."""
+    rng = np.random.default_rng([seed, EDITED_ROWS])
+    kept = {}
+
+    def visit(read: Read) -> None:
+        rows = select_rows(bench.model, bench.place, read)
+        if rows is not None:
+            rows = rows.detach().double().cpu()
+            kept[read.point] = keep_rows(kept.get(read.point), rows, rng, EDITED_ROWS)
+
+    parts = [
+        run_edited(bench.model, bench.place, change, batch, read=points, callback=visit)
+        for batch in bench.batches
+    ]
+    return torch.cat(parts), {point: one.rows for point, one in kept.items()}
+
+
+def embed_change(bench: Bench, images: UInt8[Tensor, "n h w 3"]) -> dict[str, np.ndarray]:
+    """Change of each seed in each attribute: name -> [n, d_k], phi(edited) - phi(unedited)."""
+    found = embed_images(images, bench.attributes)
+    return {name: value - bench.embedded[name] for name, value in found.items()}
+
+
+def time_image(model: Model, source: Source, batch_size: int = 32) -> float:
+    """Seconds per image, of the first batch after a short one that warms up."""
+    short = source if isinstance(source, Tensor) else source.batch(0, 1, n_classes=model.n_classes)
+    first = next(iterate_source(model, short[:1], 1)) if isinstance(short, Tensor) else short
+    make_images(model, first)
+    batch = next(iterate_source(model, source, batch_size))
+    start = time.perf_counter()
+    made = make_images(model, batch)
+    return (time.perf_counter() - start) / len(made)
+
+
+def count_images(source: Source) -> int:
+    """Images of a source."""
+    return source.n if isinstance(source, Generation) else len(source)
