@@ -14,6 +14,7 @@ from interp.geometry import Measure, get_measure
 from interp.geometry.neighbors import count_neighbors
 from interp.stats import (
     Interval,
+    count_permutations,
     jackknife,
     make_folds,
     max_t,
@@ -66,6 +67,12 @@ class Setting:
         """Permutations of the images for one model: [p, n]."""
         labels = {"strata": self.strata or None, "clusters": self.clusters or None}
         return permutations(self.n, self.n_permutations, seed=self.seed, model=model, **labels)
+
+    @property
+    def possible(self) -> float:
+        """Reorderings of the images that strata and clusters allow."""
+        labels = {"strata": self.strata or None, "clusters": self.clusters or None}
+        return count_permutations(self.n, **labels)
 
     def spread(self, orders: np.ndarray) -> np.ndarray:
         """Reorderings of images as reorderings of rows: positions stay in place."""

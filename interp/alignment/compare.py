@@ -61,11 +61,14 @@ def compare(
     if len(x) != len(y):
         raise InputError(f"x has {len(x)} rows and y {len(y)}; row i of both is the same image")
     if n_permutations:
+        # Before the work of preparing; once more below, where strata and clusters are known.
         check_permutations(n_permutations, 1)
     ids = tuple(map(str, range(len(x))))
     labels = (label_rows(clusters, "clusters", len(x)), label_rows(strata, "strata", len(x)))
     pair = [Representation(name, "features", z, ids, *labels) for name, z in (("x", x), ("y", y))]
     setting = make_setting(pair, n_permutations, n_folds, n_neighbors, seed)
+    if n_permutations:
+        check_permutations(n_permutations, 1, possible=setting.possible)
     used = measured(measure, setting)
     first, second = ([setting.prepare(used.spec, one)] for one in pair)
     orders = setting.orders("y") if n_permutations else None

@@ -116,7 +116,8 @@ def compare_layers(
     tested = tested_pairs(job.models, pairs)
     if n_permutations and tested:
         paired_measures = [name for name in measures if get_measure(name).paired]
-        check_permutations(n_permutations, max(1, len(tested) * len(paired_measures)))
+        n_tests = max(1, len(tested) * len(paired_measures))
+        check_permutations(n_permutations, n_tests, possible=setting.possible)
     return _run(job, tested, strata, progress)
 
 

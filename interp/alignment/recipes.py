@@ -139,7 +139,7 @@ def score_models(
     setting = _setting(layers, k, n_permutations, seed)
     names = list(models)
     chosen = pairs or [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
-    check_permutations(n_permutations, len(chosen), alpha)
+    check_permutations(n_permutations, len(chosen), alpha, possible=setting.possible)
     ready = {name: _prepare(parts, setting) for name, parts in models.items()}
     beside = {name: _prepare(parts, setting) for name, parts in (twins or {}).items()}
     orders = {name: setting.orders(name) for name in names}

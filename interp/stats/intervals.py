@@ -18,9 +18,25 @@ SHARE = 0.5
 # Overlaps of fewer neighbors than this move in steps of more than a quarter.
 MIN_NEIGHBORS = 4
 
+_NEIGHBORS = "a row drawn twice becomes its own nearest neighbor"
+_DIAGONAL = "a row drawn twice puts its squared norm, which debiasing removes, off the diagonal"
+# By the names that `interp.geometry` gives its measures and descriptors.
 _BOOTSTRAP_REFUSED = {
-    "mutual_knn": "a row drawn twice becomes its own nearest neighbor",
-    "cka": "a row drawn twice puts its squared norm, which debiasing removes, off the diagonal",
+    "mutual_knn": _NEIGHBORS,
+    "mutual_knn_cosine": _NEIGHBORS,
+    "jaccard_knn": _NEIGHBORS,
+    "cycle_knn": _NEIGHBORS,
+    "lcs_knn": _NEIGHBORS,
+    "edit_knn": _NEIGHBORS,
+    "cknna": _NEIGHBORS,
+    "cknna_code": _NEIGHBORS,
+    "knn_label_overlap": _NEIGHBORS,
+    "twonn": _NEIGHBORS,
+    "gride": _NEIGHBORS,
+    "mle": _NEIGHBORS,
+    "cka": _DIAGONAL,
+    "cka_minibatch": _DIAGONAL,
+    "distance_correlation_u": _DIAGONAL,
     "maximum": "the maximum over cells is not smooth, and its resampled values lie above it",
 }
 
@@ -179,7 +195,8 @@ def bootstrap(
 
     statistic: row ids, with repeats, -> value. measure: the name of what it computes; measures that
     repeated rows break are refused with the reason, because duplicates are not new images.
-    Raises InputError for "mutual_knn", "cka" and "maximum", and for fewer than two clusters.
+    Raises InputError for measures of neighbors, debiased ones and "maximum", and for fewer than two
+    clusters.
     """
     if measure in _BOOTSTRAP_REFUSED:
         raise InputError(

@@ -136,7 +136,10 @@ def _csv(rows: list[dict[str, Any]]) -> str:
 def _flat(value: Any) -> Any:
     """None as nothing, several as words with commas."""
     if isinstance(value, tuple | list):
-        return ", ".join(map(str, value))
+        return _flat(", ".join(map(str, value)))
+    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t")):
+        # A spreadsheet would take the name of a model for a formula.
+        return f"'{value}"
     return "" if value is None else value
 
 

@@ -1,6 +1,6 @@
 """What the user named, as layers of one model each: specs, stores, files, arrays."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,8 +70,12 @@ class Finding:
 def name_models(models: Mapping[str, Any] | Sequence[Any]) -> dict[str, Any]:
     """Labels for what has none: the last word of a spec, the stem of a file, x, y, z for arrays.
 
-    Raises InputError for fewer than two models.
+    Raises InputError for fewer than two models, and for a label that a table cannot hold.
     """
+    if isinstance(models, str) or not isinstance(models, Mapping | Iterable):
+        raise InputError(
+            f"models are {type(models).__name__}: a list of two or more, or label -> model"
+        )
     if isinstance(models, Mapping):
         named = {str(label): given for label, given in models.items()}
     else:
@@ -85,6 +89,11 @@ def name_models(models: Mapping[str, Any] | Sequence[Any]) -> dict[str, Any]:
             named[label] = given
     if len(named) < 2:
         raise InputError(f"{len(named)} model to compare: two or more are needed")
+    if odd := [label for label in named if not label.isprintable() or set(label) & set("|<>`")]:
+        raise InputError(
+            f"label {odd[0]!r} of a model has control characters or one of | < > `, which tables "
+            "and pages cannot hold: give models as label -> model"
+        )
     return named
 
 

@@ -52,7 +52,7 @@ def test_student_quantiles_are_those_of_the_tables(p: float, df: int, expected: 
     assert student_quantile(p, df) == pytest.approx(expected, rel=1e-6)
 
 
-@pytest.mark.parametrize("measure", ["mutual_knn", "cka", "maximum"])
+@pytest.mark.parametrize("measure", ["mutual_knn", "jaccard_knn", "twonn", "cka", "maximum"])
 def test_a_bootstrap_that_repeated_rows_break_is_refused_with_the_reason(measure: str) -> None:
     with pytest.raises(InputError, match=rf"no bootstrap of {measure}: .*; use the jackknife"):
         bootstrap(lambda rows: 0.0, list("abcd"), measure=measure)

@@ -186,10 +186,23 @@ def test_the_folder_has_numbers_table_figure_page_and_reading(tmp_path: Path) ->
     assert not list(out.glob("*.partial"))
 
 
+def test_no_name_in_the_table_is_a_formula_of_a_spreadsheet(tmp_path: Path) -> None:
+    x, y = pair()
+    study({"=1+1": x, "b": y}, out=tmp_path / "out", **FAST)
+    with (tmp_path / "out" / "table.csv").open() as file:
+        texts = [text for row in csv.DictReader(file) for text in row.values()]
+    assert "'=1+1/features" in texts
+    assert not [text for text in texts if text.startswith("=")]
+
+
 @pytest.mark.parametrize(
     ("models", "options", "message"),
     [
         (lambda x: [x], {}, "1 model to compare"),
+        (lambda x: None, {}, "models are NoneType: a list of two or more"),
+        (lambda x: "zoo:vit", {}, "models are str: a list of two or more"),
+        (lambda x: {"a|b": x, "c": x}, {}, r"label 'a\|b' of a model has"),
+        (lambda x: [x[:4], x[:4]], {"clusters": list("aabb"), "n_folds": 2}, "in 8 ways"),
         (lambda x: [x, x[1:]], {}, "y/features lacks 1"),
         (lambda x: [x, x[:, 0]], {}, r"y has layers \{'features': \(60,\)\}"),
         (lambda x: [x, x * torch.nan], {}, "NaN or infinite"),
