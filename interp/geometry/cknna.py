@@ -130,12 +130,12 @@ class Sparse(NamedTuple):
 
 
 def _sparse(layer: KNNLayer, ids: Int[Tensor, "m k"], rows: Int[Tensor, " m"]) -> Sparse:
-    n = len(layer.x)
-    ids = ids.long().sort(1).values
-    step = max(1, SLAB // (ids.shape[1] * layer.x.shape[1]))
+    x, ids = layer.rows, ids.long().sort(1).values
+    n = len(x)
+    step = max(1, SLAB // (ids.shape[1] * x.shape[1]))
     slabs = zip(rows.split(step), ids.split(step), strict=True)
-    kernel = torch.cat([torch.einsum("rd,rkd->rk", layer.x[i], layer.x[j]) for i, j in slabs])
-    means = layer.x[rows] @ layer.x[rows].mean(0)
+    kernel = torch.cat([torch.einsum("rd,rkd->rk", x[i], x[j]) for i, j in slabs])
+    means = x[rows] @ x[rows].mean(0)
     there, back = rows[:, None] * n + ids, ids * n + rows[:, None]
     both = torch.isin(back, there).double()
     return Sparse(ids, kernel, kernel - means[:, None], both, rows)

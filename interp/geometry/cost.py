@@ -112,7 +112,7 @@ def _neighbors(n: int, wx: list[int], wy: list[int], k: int, n_permutations: int
     products = 2 * n * n * sum(wx + wy) / (2 if whole else 1)
     overlaps = n * k * len(wx) * len(wy) * (1 + n_permutations)
     width = min(n - 1, neighbors.list_width(n, k))
-    kept = 4 * n * width * len(wx + wy) + 8 * n * sum(wx + wy)
+    kept = 4 * n * width * len(wx + wy)
     slab = 8 * 4 * search.SLAB + (4 * n * n if whole else 0)
     table = 4 * neighbors.TABLE
     workspace = max(slab + 8 * n * max(wx + wy), table)

@@ -89,12 +89,17 @@ def mutual_knn(
 class KNNLayer(NamedTuple):
     """Neighbor ids of one representation, wider than k so that rows can be left out."""
 
-    x: Tensor  # [n, d] as `metric_rows` has them
+    x: Tensor | np.ndarray  # [n, d] as they were given, not copied: do not write into them
     ids: Tensor  # [n, w] int32, nearest first, w >= k
     k: int
     units: np.ndarray | None
     ties: np.ndarray  # [n] places on the circle that orders tied rows
     metric: str = "euclidean"
+
+    @property
+    def rows(self) -> Float[Tensor, "n d"]:
+        """The rows as `metric_rows` has them, made anew: kept, they would be large in float64."""
+        return metric_rows(self.x, self.metric)
 
 
 def prepare_knn(
@@ -125,7 +130,7 @@ def prepare_knn(
     width = min(n - largest, list_width(n, k))
     ties = tie_order(n, name, seed) if ties is None else ties
     ids = search_rows(rows, width, units, metric, ties)
-    return KNNLayer(rows, ids, k, units, ties, metric)
+    return KNNLayer(x, ids, k, units, ties, metric)
 
 
 def knn_values(xs: Sequence[KNNLayer], ys: Sequence[KNNLayer]) -> Float[Tensor, "a b"]:
@@ -225,7 +230,7 @@ def kept_neighbors(layer: KNNLayer, kept: np.ndarray) -> Int[Tensor, "m k"]:
         units = None if layer.units is None else layer.units[kept]
         # The same circle, of the rows that are left.
         ties = layer.ties[kept].argsort().argsort()
-        rows = layer.x[torch.from_numpy(kept)]
+        rows = layer.rows[torch.from_numpy(kept)]
         out[short] = kept[search_rows(rows, layer.k, units, layer.metric, ties, short).numpy()]
     return torch.from_numpy(out)
 
