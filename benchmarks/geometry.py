@@ -6,6 +6,7 @@ visited in turn. First the gate: values agree with the published definitions, re
 with recomputed ones. All on as many threads as torch takes.
 """
 
+import ctypes
 import gc
 import statistics
 import tempfile
@@ -251,19 +252,35 @@ def measure_large(sizes: Sizes) -> dict[str, Any]:
         name: cost(n, [d] * 40, [d] * 40, name, item_bytes=2, rate=rate)._asdict()
         for name in ("cka", "mutual_knn")
     }
-    gc.collect()
-    before = _reset_peak()
-    start = time.perf_counter()
-    both_cka(layers[:some], layers[some:])
-    spent = time.perf_counter() - start
-    peak = None if before is None else round((_status("VmHWM") - before) / 1e6, 1)
+    spent, peak = _measured(lambda: both_cka(layers[:some], layers[some:]))
+    one = cost(n, [d], [d], "mutual_knn", item_bytes=2, rate=rate)
+    knn_spent, knn_peak = _measured(lambda: MEASURES["mutual_knn"].prepare(layers[0]))
     return {
         "rate": rate,
         "subset": predicted._asdict(),
-        "seconds": round(spent, 3),
+        "seconds": spent,
         "workspace_megabytes": peak,
+        "knn": {
+            "predicted_seconds": None if one.seconds is None else round(one.seconds / 2, 3),
+            "seconds": knn_spent,
+            "workspace_megabytes": knn_peak,
+        },
         "whole": whole,
     }
+
+
+def _measured(work: Callable[[], Any]) -> tuple[float, float | None]:
+    """Seconds, and how far the resident memory rose above where it stood (MB; None off Linux)."""
+    gc.collect()
+    # Free memory that the allocator holds would hide what the work takes.
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+    before = _reset_peak()
+    start = time.perf_counter()
+    work()
+    spent = round(time.perf_counter() - start, 3)
+    return spent, None if before is None else round((_status("VmHWM") - before) / 1e6, 1)
 
 
 def _status(field: str) -> int:
@@ -315,6 +332,8 @@ def figures(
     if large["workspace_megabytes"] is not None:
         what = f"workspace of both CKAs, n {sizes.large_n}, d {sizes.large_d}"
         shown.append(_figure(what, large["workspace_megabytes"], "MB", "< 2000"))
+        what = f"workspace of neighbors of a layer, n {sizes.large_n}, d {sizes.large_d}"
+        shown.append(_figure(what, large["knn"]["workspace_megabytes"], "MB", "< 2000"))
     what = f"took / predicted, n {sizes.large_n}"
     gone = large["seconds"] / large["subset"]["seconds"]
     shown.append(_figure(what, round(gone, 3), "x"))
