@@ -195,10 +195,14 @@ def _wrap_text(net: nn.Module, spec: str, extra: tuple) -> Model:
 
 
 def _load_asset(spec: str, rest: str, *, untrained: bool, seed: int, extra: tuple) -> Model:
-    from interp.assets import load_asset, wrap_asset
+    from interp.assets import ASSETS, load_asset, wrap_asset
 
     net = load_asset(rest, weights=not untrained)
-    return wrap_asset(rest, rebuild(net, seed) if untrained else net, spec, extra)
+    model = wrap_asset(rest, rebuild(net, seed) if untrained else net, spec, extra)
+    # Fresh weights have learned from nobody.
+    if not untrained:
+        model.provenance["leaks"] = list(ASSETS[rest].leaks)
+    return model
 
 
 @contextmanager

