@@ -41,6 +41,11 @@ from interp.interventions.end_to_end import (
     train_end_to_end,
 )
 from interp.interventions.freeu import freeu_edits
+from interp.interventions.guidance import (
+    class_log_prob,
+    guidance_edits,
+    guide_by_classifier,
+)
 from interp.interventions.layers import (
     Excess,
     Game,
@@ -116,6 +121,7 @@ __all__ = [
     "Substitution",
     "Verdict",
     "check_controls",
+    "class_log_prob",
     "collect_codes",
     "compare_twins",
     "decide",
@@ -128,6 +134,8 @@ __all__ = [
     "freeu_edits",
     "frozen",
     "ganspace",
+    "guidance_edits",
+    "guide_by_classifier",
     "interchange",
     "interfacegan",
     "join",
