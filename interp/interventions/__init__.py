@@ -8,9 +8,12 @@ from interp.interventions.boundaries import interfacegan, project_out
 from interp.interventions.carriers import Carrier
 from interp.interventions.compactness import (
     Compactness,
+    make_gradient_basis,
     make_jacobian_basis,
     make_pca_basis,
+    make_random_basis,
     measure_compactness,
+    measure_kept,
 )
 from interp.interventions.directions import (
     Directions,
@@ -144,12 +147,15 @@ __all__ = [
     "low_pass_distance",
     "make_attributes",
     "make_encoder",
+    "make_gradient_basis",
     "make_jacobian_basis",
     "make_pairs",
     "make_pca_basis",
+    "make_random_basis",
     "measure_compactness",
     "measure_effect",
     "measure_interchange",
+    "measure_kept",
     "measure_layers",
     "measure_specialization",
     "off_distribution",

@@ -68,6 +68,58 @@ def make_jacobian_basis(
     return np.linalg.eigh(total)[1].T[::-1].copy()
 
 
+def make_gradient_basis(gradients: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "r d"]:
+    """Estimate `make_jacobian_basis` from gradients of random projections of the attributes.
+
+    Row i is J(x_i)' v_i: the gradient of sum_k v_ik' phi_k / scale_k by the carrier at another
+    image x_i, v_i white. As E[J' v v' J] = J' J, the right singular vectors of the rows by falling
+    singular value estimate its eigenvectors. Only as many directions as gradients can be found, so
+    that d* in this basis is at least that of the exact one.
+
+    Returns r = rank orthonormal rows. Raises InputError for fewer than two gradients, values that
+    are not finite, or gradients that are all 0.
+    """
+    rows = np.asarray(gradients, dtype=np.float64)
+    if rows.ndim != 2 or len(rows) < 2 or not np.isfinite(rows).all() or not rows.any():
+        raise InputError(
+            f"gradients {rows.shape}: two or more finite rows [m, d], not all 0, are needed; does "
+            "the carrier move the attributes, and are they differentiable?"
+        )
+    _, values, axes = np.linalg.svd(rows, full_matrices=False)
+    # Below this a singular value is rounding (the usual rule of matrix_rank).
+    return axes[values > values[0] * max(rows.shape) * np.finfo(np.float64).eps]
+
+
+def make_random_basis(rank: int, width: int, seed: int) -> Float[np.ndarray, "r d"]:
+    """Random orthonormal directions, uniform over all subspaces of this rank: the wiring twin.
+
+    Raises InputError unless 1 <= rank <= width.
+    """
+    if not 1 <= rank <= width:
+        raise InputError(f"{rank} random directions of {width}: 1 to {width} are there")
+    rng = np.random.default_rng([seed, rank, width])
+    return np.linalg.qr(rng.standard_normal((width, rank)))[0].T
+
+
+def measure_kept(
+    pairs: Pairs,
+    donor: Float[np.ndarray, "n d"],
+    recipient: Float[np.ndarray, "n d"],
+    basis: Float[np.ndarray, "r d"],
+    run: Callable[[np.ndarray], Embedded],
+) -> float:
+    """Share of every donor share of the full swap that all directions of a basis keep together.
+
+    min_k alpha_k(basis) / alpha_k(full), as in `measure_compactness`; NaN where the full swap moves
+    too little to be divided by.
+    """
+    a, b, v = (np.asarray(x, dtype=np.float64) for x in (donor, recipient, basis))
+    full = _alpha(pairs, run(a))
+    if full.min() < NOTHING:
+        return float("nan")
+    return float((_alpha(pairs, run(b + (a - b) @ v.T @ v)) / full).min())
+
+
 def measure_compactness(
     pairs: Pairs,
     donor: Float[np.ndarray, "n d"],

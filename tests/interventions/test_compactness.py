@@ -5,10 +5,13 @@ import pytest
 
 from interp.errors import InputError
 from interp.interventions import (
+    make_gradient_basis,
     make_jacobian_basis,
     make_pairs,
     make_pca_basis,
+    make_random_basis,
     measure_compactness,
+    measure_kept,
 )
 
 RNG = np.random.default_rng(0)
@@ -89,3 +92,35 @@ def test_bases_and_shapes_that_do_not_fit_are_refused():
         make_pca_basis(a[:1])
     with pytest.raises(InputError, match=r"Jacobian of a is \(9, 4\), not \[d_k, 9\]"):
         make_jacobian_basis(lambda _: {"a": MAP}, other[:1])
+
+
+def test_gradients_of_random_projections_span_what_the_jacobian_spans():
+    exact = make_jacobian_basis(lambda _: {"a": MAP.T}, np.zeros((1, 9)))[:4]
+    rng = np.random.default_rng(1)
+    few = make_gradient_basis(rng.standard_normal((3, 4)) @ MAP.T)
+    many = make_gradient_basis(rng.standard_normal((4000, 4)) @ MAP.T)
+    assert len(few) == 3
+    assert len(many) == 4
+    assert np.allclose(many.T @ many, exact.T @ exact, atol=1e-9)
+    # Direction by direction only in the limit of many gradients.
+    assert (np.abs((many * exact).sum(1)) > 0.9).all()
+
+
+def test_gradients_that_say_nothing_are_refused():
+    for rows in (np.zeros((5, 9)), np.full((5, 9), np.nan), np.ones((1, 9))):
+        with pytest.raises(InputError, match="finite rows"):
+            make_gradient_basis(rows)
+
+
+def test_a_random_subspace_keeps_its_share_of_the_dimensions_on_average():
+    _, a, b, _ = _study(400)
+
+    def run(values):
+        return {"a": values}
+
+    pairs = make_pairs(run(a), run(b), reference=run(a * 0))
+    kept = [measure_kept(pairs, a, b, make_random_basis(3, 9, seed), run) for seed in range(40)]
+    assert np.mean(kept) == pytest.approx(3 / 9, abs=0.02)
+    assert measure_kept(pairs, a, b, make_random_basis(9, 9, 0), run) == pytest.approx(1)
+    with pytest.raises(InputError, match="10 random directions of 9"):
+        make_random_basis(10, 9, 0)
