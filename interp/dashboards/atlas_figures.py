@@ -1,0 +1,388 @@
+"""Figures of an atlas as functions of its record: layers, steps, interactions, directions, kinds."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from interp.dashboards.atlas_html import bounds, interval, known, number
+from interp.dashboards.theme import ACCENT, CATEGORICAL, MUTED, apply_theme, escape
+from interp.errors import InputError
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+BLUE, ORANGE, GREEN, PINK, SKY, _ = CATEGORICAL
+GRAY = "#b9b5ac"
+# What the swap of every direction, or of none, would read.
+LEVEL_LINE = {"color": MUTED, "width": 1, "dash": "dot"}
+# Blue below 0, white at 0, red above: told apart with every kind of color vision.
+DIVERGING = [[0, "#123f6b"], [0.25, "#7fb0d3"], [0.5, "#f7f6f3"], [0.75, "#e59d62"], [1, "#7c3606"]]
+# A swap that keeps this much counts as the full one (rule.json, "keep").
+KEEP = 0.95
+_NAME = 24
+
+
+def short(name: Any, length: int = _NAME) -> str:
+    """Return a name as a label: its end is what tells layers apart."""
+    text = str(name)
+    return escape(text if len(text) <= length else f"…{text[1 - length :]}")
+
+
+def check_attribute(atlas: Any, attribute: str) -> None:
+    """Raise InputError unless the atlas has this attribute."""
+    names = [one.name for one in atlas.attributes]
+    if attribute not in names:
+        raise InputError(f"no attribute {attribute!r} in this atlas; there are {', '.join(names)}")
+
+
+def pick(items: Sequence[Any], which: int, what: str) -> Any:
+    """Return one entry; raise InputError where it does not exist."""
+    if not 0 <= which < len(items):
+        raise InputError(f"no {what} {which}: this atlas has {len(items)}")
+    return items[which]
+
+
+def error_bars(values: Sequence[Any], **more: Any) -> dict[str, Any]:
+    """Return Plotly's error bars of intervals; 0 where a bound is not known."""
+
+    def reach(one: Any, end: str) -> float:
+        bound = None if one is None else getattr(one, end)
+        if one is None or not known(bound) or not known(one.value):
+            return 0.0
+        return abs(bound - one.value)
+
+    bars = {"type": "data", "symmetric": False, "thickness": 1.5, "width": 3}
+    bars |= {"array": [reach(one, "high") for one in values]}
+    return bars | {"arrayminus": [reach(one, "low") for one in values]} | more
+
+
+def values_of(items: Sequence[Any]) -> list[float | None]:
+    """Return the values of intervals, None where there is none."""
+    return [one.value if one is not None and known(one.value) else None for one in items]
+
+
+def made_from(atlas: Any, null: str) -> str:
+    """Return the part of a caption that every figure has: n, seeds and null."""
+    seeds = ", ".join(f"{name} {first}" for name, first in atlas.seeds.items())
+    return f"n = {atlas.n_pairs} pairs; first seeds: {escape(seeds) or 'not recorded'}; {null}"
+
+
+def step_map_figure(atlas: Any, attribute: str, which: int = 0) -> "go.Figure":
+    """Return the donor share of one attribute by step window (across) and layer (down).
+
+    which: number of the map in `atlas.maps`. Raises InputError for one that does not exist.
+    """
+    import plotly.graph_objects as go
+
+    check_attribute(atlas, attribute)
+    one = pick(atlas.maps, which, "map of steps")
+    alpha, damage = one.alpha.get(attribute, ()), one.damage.get(attribute, ())
+    z = [[row[j].value for row in alpha] for j in range(len(one.layers))]
+    texts = [[number(value) for value in line] for line in z]
+    hover = [
+        [
+            f"{escape(layer)}, {escape(window)}<br><b>α {interval(a[j])}</b>"
+            f"<br>damage {interval(d[j])}"
+            for window, a, d in zip(one.windows, alpha, damage or alpha, strict=False)
+        ]
+        for j, layer in enumerate(one.layers)
+    ]
+    heat = go.Heatmap(
+        z=z,
+        x=list(range(len(one.windows))),
+        y=list(range(len(one.layers))),
+        text=texts,
+        texttemplate="%{text}",
+        customdata=hover,
+        hovertemplate="%{customdata}<extra></extra>",
+        colorscale="Cividis",
+        zmin=0,
+        zmax=1,
+        colorbar={"title": {"text": "α"}, "thickness": 10, "outlinewidth": 0},
+        xgap=1,
+        ygap=1,
+    )
+    figure = go.Figure(heat)
+    caption = made_from(atlas, "bounds (hover): 95 % bootstrap over pairs; 0 recipient, 1 donor")
+    height = 150 + 26 * len(one.layers)
+    title = f"{escape(attribute)}: donor share by step and layer"
+    apply_theme(figure, title=title, caption=caption, height=max(230, height))
+    figure.update_xaxes(
+        title="steps, first to last (log-SNR, nats)",
+        tickvals=list(range(len(one.windows))),
+        ticktext=[_window(*parts) for parts in zip(one.windows, one.noise, strict=True)],
+        tickangle=0,
+        tickfont={"size": 10},
+        showgrid=False,
+    )
+    _layer_axis(figure.update_yaxes, one.layers)
+    return figure
+
+
+def _window(name: str, noise: tuple[float | None, float | None]) -> str:
+    if not all(map(known, noise)):
+        return escape(name)
+    return f"{escape(name)}<br>{number(noise[0], 1)} to {number(noise[1], 1)}"
+
+
+def _layer_axis(update: Any, layers: Sequence[str], **more: Any) -> None:
+    update(
+        title={"text": "layer", "standoff": 12},
+        tickvals=list(range(len(layers))),
+        ticktext=[short(name) for name in layers],
+        autorange="reversed",
+        showgrid=False,
+        **more,
+    )
+
+
+def shares_figure(atlas: Any, attribute: str, which: int = 0) -> "go.Figure":
+    """Return first-in, last-in and Shapley shares of each layer for one attribute.
+
+    Bars are gray where the record says that shares do not add up: they are then no division of
+    labor. All attributes of a study have one axis. which: number of the study in `atlas.layers`.
+    Raises InputError for none such.
+    """
+    import plotly.graph_objects as go
+
+    check_attribute(atlas, attribute)
+    study = pick(atlas.layers, which, "study of layers")
+    table = study.shares
+    k = _row(table.attributes, attribute, study.name)
+    kind, y = table.kinds[k], list(range(len(table.layers)))
+    colors = (SKY, ORANGE, BLUE) if kind == "additive" else ("#dedad1", "#c4bfb4", "#a19c92")
+    three = zip(table.shapley[k], table.shapley_low[k], table.shapley_high[k], strict=True)
+    reach = [_Bounds(*one) for one in three]
+    figure = go.Figure()
+    figure.add_bar(y=y, x=list(table.first_in[k]), name="first-in", **_bar(colors[0]))
+    figure.add_bar(y=y, x=list(table.last_in[k]), name="last-in", **_bar(colors[1]))
+    bars = error_bars(reach)
+    figure.add_bar(y=y, x=values_of(reach), name="Shapley", error_x=bars, **_bar(colors[2]))
+    figure.add_vline(x=0, line={"color": MUTED, "width": 1})
+    caption = made_from(
+        atlas, "bars: 95 % bootstrap over pairs; null: no edit, every share exactly 0"
+    )
+    title = f"{escape(attribute)}: {escape(kind)}"
+    apply_theme(figure, title=title, caption=caption, height=150 + 46 * len(table.layers))
+    figure.update_layout(barmode="group", bargap=0.25, showlegend=True, legend=_LEGEND)
+    figure.update_xaxes(title="donor share (1 = all)", range=_range(table))
+    _layer_axis(figure.update_yaxes, table.layers)
+    return figure
+
+
+def _range(table: Any) -> list[float] | None:
+    """One axis for all attributes of a study, so that their bars can be compared."""
+    fields = (table.first_in, table.last_in, table.shapley_low, table.shapley_high)
+    found = [v for matrix in fields for row in matrix for v in row if known(v)]
+    if not found:
+        return None
+    low, high = min(0.0, *found), max(0.0, *found)
+    room = 0.05 * (high - low) or 0.05
+    return [low - (room if low < 0 else 0), high + room]
+
+
+class _Bounds:
+    """A value with bounds, as `error_bars` reads them."""
+
+    def __init__(self, value: float | None, low: float | None, high: float | None) -> None:
+        self.value, self.low, self.high = value, low, high
+
+
+_LEGEND = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "traceorder": "normal"}
+
+
+def _bar(color: str) -> dict[str, Any]:
+    template = "%{y}, %{fullData.name}: %{x:.3f}<extra></extra>"
+    return {"orientation": "h", "marker": {"color": color}, "hovertemplate": template}
+
+
+def _row(names: Sequence[str], attribute: str, where: str) -> int:
+    if attribute not in names:
+        raise InputError(f"{where} has no shares of {attribute!r}; it has {', '.join(names)}")
+    return list(names).index(attribute)
+
+
+def interactions_figure(atlas: Any, attribute: str, which: int = 0) -> "go.Figure":
+    """Return v({i, j}) - v({i}) - v({j}) of each pair of layers for one attribute.
+
+    Raises InputError for a study that does not exist, or in which pairs of layers were not run.
+    """
+    import plotly.graph_objects as go
+
+    check_attribute(atlas, attribute)
+    study = pick(atlas.layers, which, "study of layers")
+    table = study.shares
+    if table.interactions is None:
+        raise InputError(f"{study.name}: pairs of layers were not run, so none interact here")
+    n = len(table.layers)
+    square = table.interactions[_row(table.attributes, attribute, study.name)]
+    z = [[None if i == j else square[i][j] for j in range(n)] for i in range(n)]
+    most = max((abs(v) for line in z for v in line if v is not None and known(v)), default=0.0)
+    names = [short(name, 14) for name in table.layers]
+    heat = go.Heatmap(
+        z=z,
+        x=list(range(n)),
+        y=list(range(n)),
+        text=[[number(value) if value is not None else "" for value in line] for line in z],
+        texttemplate="%{text}",
+        customdata=[[f"{a} with {b}" for b in names] for a in names],
+        hovertemplate="%{customdata}: %{z:.3f}<extra></extra>",
+        colorscale=DIVERGING,
+        zmid=0,
+        # Not below a tenth, so that noise around 0 stays pale.
+        zmin=-max(most, 0.1),
+        zmax=max(most, 0.1),
+        colorbar={"thickness": 10, "outlinewidth": 0},
+        xgap=1,
+        ygap=1,
+    )
+    figure = go.Figure(heat)
+    caption = made_from(atlas, "no intervals; 0: two layers together do what each does alone")
+    title = f"{escape(attribute)}: what pairs of layers add"
+    apply_theme(figure, title=title, caption=caption, height=150 + 34 * n)
+    figure.update_xaxes(
+        title="layer", tickvals=list(range(n)), ticktext=names, tickangle=-35, showgrid=False
+    )
+    _layer_axis(figure.update_yaxes, table.layers)
+    figure.update_yaxes(ticktext=names)
+    return figure
+
+
+def specialization_figure(atlas: Any, which: int = 0) -> "go.Figure":
+    """Return the specialization of the layers beside that of its twins, and the excess over them.
+
+    which: number of the study in `atlas.layers`. Raises InputError for none such.
+    """
+    import plotly.graph_objects as go
+
+    study = pick(atlas.layers, which, "study of layers")
+    rows: list[tuple[str, Any, str, str]] = [("this model", study.specialization, BLUE, "circle")]
+    rows += [("given the step", study.given_step, SKY, "circle")]
+    rows += [("over steps", study.over_steps, SKY, "square")]
+    rows += [(name, one, PINK, "diamond") for name, one in study.wiring.items()]
+    rows = [row for row in rows if row[1] is not None]
+    figure = go.Figure()
+    names = [name for name, *_ in rows]
+    for i, (name, one, color, symbol) in enumerate(rows):
+        _dot(figure, i, one, escape(name), {"color": color, "symbol": symbol, "size": 11})
+    twins = [value for value in study.twins if value is not None]
+    if study.twins:
+        marker = {"color": ORANGE, "symbol": "line-ns-open", "size": 15, "line": {"width": 2}}
+        hover = "fresh weights: %{x:.3f}<extra></extra>"
+        at = [len(names)] * len(twins)
+        figure.add_scatter(x=twins, y=at, mode="markers", marker=marker, hovertemplate=hover)
+        names.append(f"{len(study.twins)} untrained twins")
+    if study.excess is not None:
+        marker = {"color": GREEN, "symbol": "diamond", "size": 12}
+        _dot(figure, len(names), study.excess, "excess over twins", marker)
+        names.append("excess over twins")
+    figure.add_vline(x=0, line={"color": MUTED, "width": 1})
+    caption = made_from(atlas, "bars: 95 % bootstrap over pairs, 99 % for the excess; null: twins")
+    title = f"Specialization: {escape(study.name)}"
+    apply_theme(figure, title=title, caption=caption, height=170 + 34 * len(names))
+    figure.update_xaxes(title="specialization (0 none, 1 full)")
+    figure.update_yaxes(
+        title={"text": "whose", "standoff": 12},
+        tickvals=list(range(len(names))),
+        ticktext=[short(name, 24) for name in names],
+        range=[len(names) - 0.5, -0.5],
+    )
+    return figure
+
+
+def _dot(figure: Any, y: int, one: Any, name: str, marker: dict[str, Any]) -> None:
+    figure.add_scatter(
+        x=values_of([one]),
+        y=[y],
+        mode="markers",
+        marker=marker,
+        error_x=error_bars([one], color=marker["color"]),
+        hovertemplate=f"{name}: {number(one.value, 3)} {bounds(one, 3)}<extra></extra>",
+    )
+
+
+def compactness_figure(atlas: Any, which: int = 0) -> "go.Figure":
+    """Return how much of the full swap d directions keep, in both bases, and d_img beside them.
+
+    which: number of the source in `atlas.compactness`. Raises InputError for none such.
+    """
+    import plotly.graph_objects as go
+
+    one = pick(atlas.compactness, which, "source")
+    curves = (
+        ("PCA basis", one.pca, BLUE, "circle", "solid"),
+        ("Jacobian basis", one.jacobian, ORANGE, "diamond", "solid"),
+        ("images (d_img)", atlas.image_curve, "#55595e", "square", "dash"),
+    )
+    figure = go.Figure()
+    for name, curve, color, symbol, dash in curves:
+        if curve is None or not curve.kept:
+            continue
+        x, y = zip(*((d, value) for d, value in curve.kept if d > 0), strict=True)
+        found = "not reached" if curve.d_star is None else curve.d_star
+        figure.add_scatter(
+            x=x,
+            y=y,
+            name=f"{name}: {'d* ' if curve is not atlas.image_curve else ''}{found}",
+            mode="lines+markers",
+            line={"color": color, "width": 2, "dash": dash},
+            marker={"symbol": symbol, "size": 8},
+            hovertemplate=f"{name}<br>%{{x}} directions keep %{{y:.3f}}<extra></extra>",
+        )
+        if curve.d_star is not None:
+            figure.add_vline(x=curve.d_star, line={"color": color, "width": 1, "dash": "dot"})
+    figure.add_hline(y=KEEP, line=LEVEL_LINE)
+    caption = made_from(
+        atlas, f"PCA of {one.n_fit} other samples, {one.n_gradients} gradients; level: {KEEP} kept"
+    )
+    title = f"How few directions of {escape(one.source)} do"
+    apply_theme(figure, title=title, caption=caption, height=340)
+    figure.update_layout(showlegend=True, legend=_LEGEND)
+    figure.update_xaxes(type="log", title="directions swapped (count, log scale)", dtick=1)
+    figure.update_yaxes(title="donor share kept, least attribute", rangemode="tozero")
+    return figure
+
+
+def kinds_figure(atlas: Any, attribute: str) -> "go.Figure":
+    """Return, by kind of module, the donor share of its swap and the damage of its mean ablation.
+
+    Raises InputError for an attribute that the atlas does not have.
+    """
+    import plotly.graph_objects as go
+
+    check_attribute(atlas, attribute)
+    y = list(range(len(atlas.kinds)))
+    swapped = [_part(kind.swapped, attribute, "alpha") for kind in atlas.kinds]
+    ablated = [_part(kind.ablated, attribute, "damage") for kind in atlas.kinds]
+    figure = go.Figure()
+    for name, found, color, symbol in (
+        ("swapped: donor share α", swapped, BLUE, "circle"),
+        ("mean-ablated: damage", ablated, ORANGE, "diamond"),
+    ):
+        figure.add_scatter(
+            x=values_of(found),
+            y=y,
+            name=name,
+            mode="markers",
+            marker={"color": color, "symbol": symbol, "size": 11},
+            error_x=error_bars(found, color=color),
+            hovertemplate=f"{name}: %{{x:.3f}}<extra></extra>",
+        )
+    for level in (0, 1):
+        figure.add_vline(x=level, line=LEVEL_LINE)
+    caption = made_from(atlas, "bars: 95 % bootstrap over pairs; null: no edit, both exactly 0")
+    title = f"{escape(attribute)}: kinds of module"
+    apply_theme(figure, title=title, caption=caption, height=190 + 34 * len(y))
+    figure.update_layout(showlegend=True, legend=_LEGEND)
+    figure.update_xaxes(title="share (0 none, 1 all)")
+    figure.update_yaxes(
+        title={"text": "kind of module", "standoff": 12},
+        tickvals=y,
+        ticktext=[short(kind.name) for kind in atlas.kinds],
+        range=[len(y) - 0.5, -0.5],
+    )
+    return figure
+
+
+def _part(cells: Any, attribute: str, name: str) -> Any:
+    cell = cells.get(attribute)
+    return None if cell is None else getattr(cell, name)
