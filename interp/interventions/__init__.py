@@ -1,5 +1,6 @@
 """Edits put into a running model: what happens to its images."""
 
+from interp.interventions.ablation import ABLATIONS, Ablation, AttributeChange, ablate
 from interp.interventions.attributes import ATTRIBUTES, join, make_attributes
 from interp.interventions.attributes_content import make_encoder
 from interp.interventions.attributes_pixels import Attribute, on_images
@@ -61,6 +62,7 @@ from interp.interventions.layers import (
     shapley,
     specialize,
 )
+from interp.interventions.listing import list_carriers, make_carrier, split_calls
 from interp.interventions.planted import PLANTED, Study, check_controls
 from interp.interventions.roles import find_role
 from interp.interventions.scanning import play_carriers
@@ -93,11 +95,14 @@ from interp.interventions.verdict import (
 )
 
 __all__ = [
+    "ABLATIONS",
     "ATTRIBUTES",
     "PLANTED",
     "UNRELATED_TAU",
+    "Ablation",
     "Answer",
     "Attribute",
+    "AttributeChange",
     "AttributeEffect",
     "Bound",
     "Carrier",
@@ -123,6 +128,7 @@ __all__ = [
     "Study",
     "Substitution",
     "Verdict",
+    "ablate",
     "check_controls",
     "class_log_prob",
     "collect_codes",
@@ -142,10 +148,12 @@ __all__ = [
     "interchange",
     "interfacegan",
     "join",
+    "list_carriers",
     "list_moments",
     "load_rule",
     "low_pass_distance",
     "make_attributes",
+    "make_carrier",
     "make_encoder",
     "make_gradient_basis",
     "make_jacobian_basis",
@@ -170,6 +178,7 @@ __all__ = [
     "sefa",
     "shapley",
     "specialize",
+    "split_calls",
     "steer",
     "style_channels",
     "substitute",
