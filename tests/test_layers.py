@@ -54,8 +54,16 @@ MAY_IMPORT: dict[str, set[str]] = {
         "interp.store",
     },
     "interp.features": {"interp.sae", "interp.store"},
+    # What steering did is plain data, which pages read too.
+    "interp.interventions.steering_record": {"interp.sae"},
     # The only part that sees both models and SAEs.
-    "interp.interventions": {"interp.models", "interp.sae", "interp.store", "interp.stats"},
+    "interp.interventions": {
+        "interp.interventions.steering_record",
+        "interp.models",
+        "interp.sae",
+        "interp.store",
+        "interp.stats",
+    },
     # The only module that sees both store and geometry.
     "interp.alignment": {
         "interp.store",
@@ -83,6 +91,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "interp.alignment",
         "interp.sae",
         "interp.atlas.record",
+        "interp.interventions.steering_record",
     },
     # The record of an atlas is plain data, which pages read too.
     "interp.atlas.codec": set(),
