@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from interp.errors import InputError
@@ -24,8 +24,10 @@ from interp.interventions.clean import (
     run_edited,
     select_rows,
 )
+from interp.interventions.distance import off_distribution
 from interp.interventions.handles import keep_same
 from interp.interventions.steering_measure import find_scales
+from interp.interventions.steering_record import Distance
 from interp.interventions.swapping import Attribute, embed_images
 from interp.models import Generation, Model, Read
 
@@ -145,6 +147,25 @@ def embed_change(bench: Bench, images: UInt8[Tensor, "n h w 3"]) -> dict[str, np
     """Change of each seed in each attribute: name -> [n, d_k], phi(edited) - phi(unedited)."""
     found = embed_images(images, bench.attributes)
     return {name: value - bench.embedded[name] for name, value in found.items()}
+
+
+def measure_distances(clean: Clean, rows: Sequence[Float[Tensor, "r d"]]) -> tuple[Distance, ...]:
+    """How far the rows under each strength are from clean ones, beside held-out clean rows."""
+    # One call: the covariance of the clean rows is the same for all.
+    found = off_distribution(torch.cat(list(rows)), clean.rows, clean.held_out)
+    far, near = found.mahalanobis, found.neighbor
+    sizes = [len(part) for part in rows]
+    return tuple(
+        Distance(
+            float(x.quantile(0.5)),
+            float(far.held_out.quantile(0.5)),
+            float(y.quantile(0.5)),
+            float(near.held_out.quantile(0.5)),
+            float((x > far.limit).double().mean()),
+            float((y > near.limit).double().mean()),
+        )
+        for x, y in zip(far.rows.split(sizes), near.rows.split(sizes), strict=True)
+    )
 
 
 def time_image(model: Model, source: Source, batch_size: int = 32) -> float:

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -218,46 +219,87 @@ def select_rows(model: Model, place: Carrier, read: Read) -> Tensor | None:
 
 
 def read_clean(
+    model: Model, place: Carrier, source: Source, points: Sequence[str], **options: Any
+) -> dict[str, Clean]:
+    """Run a source without edits and describe rows of points when and where the place edits.
+
+    options: batch_size, limit, seed, as of `read_clean_at`, which says what is raised.
+    """
+    return read_clean_at(model, [(place, points)], source, **options)[0]
+
+
+def read_clean_at(
     model: Model,
-    place: Carrier,
+    wanted: Sequence[tuple[Carrier, Sequence[str]]],
     source: Source,
-    points: Sequence[str],
     *,
     batch_size: int = 32,
     limit: int = MAX_ROWS,
     seed: int = 0,
-) -> dict[str, Clean]:
-    """Run a source without edits and describe the rows of points where the place would edit them.
+    watch: Callable[[Read, int], None] | None = None,
+) -> list[dict[str, Clean]]:
+    """Describe the clean rows of several places' points from one run of a source.
+
+    Args:
+        model: the model.
+        wanted: each place, with the points whose rows are wanted at its calls and half.
+        source: clean runs; the rows of the first half of them and of the second are kept apart.
+        batch_size: images per run where the source is images. limit: rows kept of each half.
+        seed: of the sample of rows.
+        watch: also called with every read and the number of samples of its batch.
 
     Raises:
         PointError: a point never fired at the edited calls.
-        InputError: the rows of a point are all equal.
+        InputError: the rows of a point are all equal, or fewer than 20 in a half.
     """
     n, start = _count(source), 0
-    sums: dict[str, list[Tensor]] = {}
-    kept: dict[tuple[str, int], Kept] = {}
+    names = tuple(dict.fromkeys(name for _, points in wanted for name in points))
+    sums: list[dict[str, list[Tensor]]] = [{} for _ in wanted]
+    kept: list[dict[tuple[str, int], Kept]] = [{} for _ in wanted]
     rng = np.random.default_rng([seed, limit])
     for batch in iterate_source(model, source, batch_size):
-        size = len(batch.seeds if isinstance(batch, GenerateBatch) else batch.images)
+        size = count_batch(batch)
         # Samples of the second half of the runs are held out.
         first = max(0, min(size, (n + 1) // 2 - start))
 
         def visit(read: Read, first: int = first, size: int = size) -> None:
-            rows = select_rows(model, place, read)
-            if rows is None:
-                return
-            rows = rows.detach().double().cpu()
-            _add(sums, read.point, rows.reshape(-1, rows.shape[-1]))
-            # Under guidance the batch holds every sample twice.
-            inside = torch.arange(len(rows)) % size < first
-            for side, part in ((0, rows[inside]), (1, rows[~inside])):
-                key = (read.point, side)
-                kept[key] = keep_rows(kept.get(key), part, rng, limit)
+            if watch is not None:
+                watch(read, size)
+            for i, (place, points) in enumerate(wanted):
+                rows = select_rows(model, place, read) if read.point in points else None
+                if rows is not None:
+                    rows = rows.detach().double().cpu()
+                    _add(sums[i], read.point, rows.reshape(-1, rows.shape[-1]))
+                    _split(kept[i], read.point, rows, (first, size, limit), rng)
 
-        with reading(model, points, callback=visit):
+        with reading(model, names, callback=visit):
             make_images(model, batch)
         start += size
-    return {point: _clean(point, sums, kept) for point in points}
+    return [
+        {point: _clean(point, sums[i], kept[i]) for point in points}
+        for i, (_, points) in enumerate(wanted)
+    ]
+
+
+def count_batch(batch: Batch) -> int:
+    """Samples of a batch."""
+    return len(batch.seeds if isinstance(batch, GenerateBatch) else batch.images)
+
+
+def _split(
+    kept: dict[tuple[str, int], "Kept"],
+    point: str,
+    rows: Tensor,
+    sizes: tuple[int, int, int],
+    rng: np.random.Generator,
+) -> None:
+    """Keep rows of the first samples apart from the others'."""
+    first, size, limit = sizes
+    # Under guidance the batch holds every sample twice.
+    inside = torch.arange(len(rows)) % size < first
+    for side, part in ((0, rows[inside]), (1, rows[~inside])):
+        if len(part):
+            kept[point, side] = keep_rows(kept.get((point, side)), part, rng, limit)
 
 
 def _count(source: Source) -> int:
@@ -290,7 +332,8 @@ def _clean(point: str, sums: dict[str, list[Tensor]], kept: dict[tuple[str, int]
             f"{len(sides[0])} and {len(sides[1])} clean rows of {point} in the two halves of the "
             f"reference runs: {MIN_ROWS} or more of each are needed; give reference= more seeds"
         )
-    return Clean(mean + shift, unit, *map(torch.as_tensor, sides), int(count))
+    first, second = map(torch.as_tensor, sides)
+    return Clean(mean + shift, unit, first, second, int(count))
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -114,7 +115,7 @@ def _unit(direction: Tensor, name: str) -> Tensor:
     return direction / length
 
 
-def check_strengths(mode: str, strengths: tuple[float, ...] | None) -> tuple[float, ...]:
+def check_strengths(mode: str, strengths: Sequence[float] | None) -> tuple[float, ...]:
     """Return strengths in ascending order; None: the defaults of the mode.
 
     Raises InputError for none, repeats, values that are not finite or outside of what a mode means.

@@ -20,13 +20,13 @@ from interp.interventions.bench import (
     count_images,
     embed_change,
     make_bench,
+    measure_distances,
     run_bench,
     run_reading,
     time_image,
 )
 from interp.interventions.carriers import Carrier
 from interp.interventions.clean import Clean, Source, check_place, find_reference, place_of
-from interp.interventions.distance import off_distribution
 from interp.interventions.handles import (
     NEUTRAL,
     UNITS,
@@ -142,15 +142,15 @@ def steer(
     )
     images = count_steering(n, doses, mode, plan.n_random) + count_images(other)
     tell = make_teller(progress, images, n)
-    options = {"points": plan.points, "batch_size": batch_size, "seed": seed}
+    options: dict[str, Any] = {"points": plan.points, "batch_size": batch_size, "seed": seed}
     bench = make_bench(model, place, source, other, attributes, **options)
     tell(2 * n + count_images(other))
     made, moved, distances = _run_doses(bench, plan, tell)
-    controls = {kind: _run_controls(bench, plan, kind, tell) for kind in KINDS}
-    known = _measure(bench, plan, moved, target) | {"off_distribution": distances} | controls
+    controls: dict[str, Any] = {kind: _run_controls(bench, plan, kind, tell) for kind in KINDS}
+    known = _describe(bench, plan) | _measure(bench, plan, moved, target) | controls
     return DoseResponse(
-        **_describe(bench, plan),
         **known,
+        off_distribution=distances,
         shown_seeds=numbers_of(source)[:shown],
         images=made[:, :shown].numpy(),
         plain=bench.plain[:shown].numpy(),
@@ -180,8 +180,9 @@ def _handle(
     direction, sae, feature, mode = given
     if sae is not None:
         check_fit(model, sae, place.points[0], source, allow_train)
-    options = {"direction": direction, "sae": sae, "feature": feature, "mode": mode}
-    return make_handle(model, place.points[0], **options)
+    return make_handle(
+        model, place.points[0], direction=direction, sae=sae, feature=feature, mode=mode
+    )
 
 
 def check_draws(n_random: int | None, n_scanned: int) -> int:
@@ -279,25 +280,6 @@ def _run_doses(
         for point in plan.points
     }
     return torch.stack(images), moved, distances
-
-
-def measure_distances(clean: Clean, rows: Sequence[Float[Tensor, "r d"]]) -> tuple[Distance, ...]:
-    """How far the rows under each strength are from clean ones, beside held-out clean rows."""
-    # One call: the covariance of the clean rows is the same for all.
-    found = off_distribution(torch.cat(list(rows)), clean.rows, clean.held_out)
-    far, near = found.mahalanobis, found.neighbor
-    sizes = [len(part) for part in rows]
-    return tuple(
-        Distance(
-            float(x.quantile(0.5)),
-            float(far.held_out.quantile(0.5)),
-            float(y.quantile(0.5)),
-            float(near.held_out.quantile(0.5)),
-            float((x > far.limit).double().mean()),
-            float((y > near.limit).double().mean()),
-        )
-        for x, y in zip(far.rows.split(sizes), near.rows.split(sizes), strict=True)
-    )
 
 
 def _run_controls(

@@ -1,7 +1,5 @@
 """A linear network whose answer to every edit is known in closed form: x = 128 + W h."""
 
-from typing import ClassVar
-
 import numpy as np
 import torch
 from torch import nn
@@ -42,8 +40,10 @@ def draw_rows(seeds) -> torch.Tensor:
 class Toy:
     """Adapter of the linear network."""
 
-    points: ClassVar = {"hidden": "hidden", "later": "later"}
     image_size = (SIDE, SIDE)
+
+    def __init__(self) -> None:
+        self.points = {"hidden": "hidden", "later": "later"}
 
     def reference(self):
         return (torch.ones(1, D),), {}

@@ -8,14 +8,26 @@ import numpy as np
 import pytest
 import torch
 
+from interp import load
 from interp.errors import InputError, PointError, SAEError
 from interp.interventions import Carrier, DoseResponse, estimate_steering, steer
 from interp.interventions.clean import place_of, read_clean
 from interp.interventions.handles import draw_directions, feature_lengths, make_change, make_handle
 from interp.interventions.steering_measure import expect_largest, find_scales
+from interp.models import Call
 from interp.sae import TopK
-from tests.interventions.linear_toy import ATTRIBUTES, RECIPE, D, draw_rows, make_sae, make_toy
+from tests.interventions.linear_toy import (
+    ATTRIBUTES,
+    RECIPE,
+    D,
+    LinearNet,
+    Toy,
+    draw_rows,
+    make_sae,
+    make_toy,
+)
 
+CALL = Call(0, None, None, "hidden")
 OTHER = replace(RECIPE, seed=RECIPE.n, n=64)
 
 
@@ -87,9 +99,9 @@ def test_clamping_to_the_present_value_changes_nothing(toy, unit) -> None:
     sae = make_sae()
     handle = make_handle(toy[0], "hidden", sae=sae, feature=0, mode="clamp")
     rows = torch.tensor([[3.0, -1, 2, 0, 1]])
-    kept = make_change(handle, 3 / unit, unit)(rows, None)
+    kept = make_change(handle, 3 / unit, unit)(rows, CALL)
     assert torch.allclose(kept, rows, rtol=0, atol=1e-6)
-    moved = make_change(handle, 0, unit)(rows, None)
+    moved = make_change(handle, 0, unit)(rows, CALL)
     assert torch.allclose(moved, torch.tensor([[0.0, -1, 2, 0, 1]]), atol=1e-6)
 
 
@@ -192,27 +204,28 @@ def test_an_sae_of_another_point_and_features_that_do_not_exist_are_refused(toy)
     with pytest.raises(InputError, match=r"strength -1\.0 of clamp"):
         _steer(toy[0], sae=make_sae(), feature=0, mode="clamp", strengths=[-1])
     with pytest.raises(InputError, match="9 seeds: a dose-response needs 10"):
-        steer(toy[0], "hidden", replace(RECIPE, n=9), attributes=ATTRIBUTES, direction=[1.0] * D)
+        steer(
+            toy[0], "hidden", replace(RECIPE, n=9), attributes=ATTRIBUTES, direction=torch.ones(D)
+        )
 
 
 def test_runs_that_do_not_repeat_are_refused(toy) -> None:
-    model, _ = make_toy()
     calls = []
 
-    class Drifting(type(model.adapter)):
+    class Drifting(Toy):
         def generate(self, root, batch):
             calls.append(1)
             return super().generate(root, batch) + len(calls)
 
-    model.adapter = Drifting()
+    model = load(LinearNet(), adapter=Drifting())
     with pytest.raises(InputError, match="the runs are not repeatable"):
-        _steer(model, direction=[1.0] * D)
+        _steer(model, direction=torch.ones(D))
 
 
 def test_the_cost_is_what_a_run_makes(toy) -> None:
     made = []
     more = {"n_random": 2, "progress": lambda done, total: made.append((done, total))}
-    _steer(toy[0], direction=[1.0] * D, **more)
+    _steer(toy[0], direction=torch.ones(D), **more)
     cost = estimate_steering(toy[0], RECIPE, n_random=2)
     assert made[-1] == (cost.images, cost.images)
     # 64 of the reference; unedited, identity and 7 strengths; 2 x 2 directions at 6 strengths.
