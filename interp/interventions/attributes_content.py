@@ -73,7 +73,9 @@ def _look(model: Model, point: str, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor
         kept.append(rows)
         return rows
 
-    with editing(model, {point: keep}, batch=len(x)):
+    # Gradients are of images; the encoder's own weights ask for none.
+    graded = torch.set_grad_enabled(torch.is_grad_enabled() and x.requires_grad)
+    with graded, editing(model, {point: keep}, batch=len(x)):
         model.root((((signed + 1) / 2 - mean) / std).to(like.dtype))
     return kept[0].to(x.device)
 

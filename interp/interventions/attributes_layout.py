@@ -27,7 +27,7 @@ def luminance_layout(x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 64"]:
 
 @on_images
 def edge_layout(x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 128"]:
-    """Mean gradient magnitude of L* / 100 by place and orientation: 4 x 4 cells x 8 orientations.
+    """Mean gradient magnitude of L* / 100 by orientation and place: 8 orientations x 4 x 4 cells.
 
     Images with more than 64 pixels on a side are averaged to 64 on it first. Gradients are central
     differences of inner pixels, times the number of pixels per side over 16, so that they are per

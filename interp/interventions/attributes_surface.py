@@ -56,9 +56,9 @@ def lbp(x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 20"]:
 
     Eight points on circles of radius 1 and 2 pixels; bit i is clip(1 + (L_i - L_c) / 2.3, 0, 1): 1
     where the point is no darker than the center, 0 where it is darker by what is just seen, so that
-    flat regions have all bits and noise below sight no texture. A pattern counts with the product
-    of its bits' shares. Ten bins per radius: a single run of j = 0..8 bits, and all others. The
-    ramp in place of a step gives floats a gradient, and 8-bit images the same value.
+    flat regions have all bits, and noise far below sight hardly counts. A pattern counts with the
+    product of its bits' shares. Ten bins per radius: a single run of j = 0..8 bits, and all others.
+    The ramp in place of a step gives floats a gradient, and 8-bit images the same value.
     Images are uint8 [n, h, w, 3] or float in [0, 1]; h, w >= 16.
     Source: Ojala et al. 2002, eq. 9 (patterns); Ahonen and Pietikainen 2007, eq. 4 (soft bits);
     Heikkila and Pietikainen 2006, sec. 2.1 (offset for flat regions).
@@ -103,22 +103,25 @@ def _count_patterns(bits: Float[Tensor, "n 8 h w"]) -> Float[Tensor, "n 10 h w"]
 
 @on_images
 def gram(x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 78"]:
-    """Square roots of the Gram matrix of 12 filters' moduli: sqrt(mean m_i m_j + q), i <= j.
+    """Square roots of the normalized Gram matrix of 12 filters' moduli, entries i <= j.
 
-    m_i = |L* / 100 filtered by a one-sided steerable filter|, 3 octaves x 4 orientations, applied
-    in the frequency domain, where borders wrap; q, the variance of rounding to 8 bits, keeps the
-    derivative finite. Off-diagonal entries count twice, as in the full matrix. Moduli and not raw
-    responses, whose Gram matrix says no more than the spectrum.
+    G_ij = mean of m_i m_j, m_i = |L* / 100 filtered by a one-sided steerable filter|, 3 octaves x 4
+    orientations, in the frequency domain, where borders wrap; sqrt((G_ij + q) / (tr G + 12 q)),
+    entries off the diagonal times sqrt(2), since the full matrix has them twice. Divided by the
+    trace because contrast is in the frequency bands already; q, the variance of rounding to 8 bits,
+    lets flat images have no texture. Moduli, since the Gram matrix of the responses themselves says
+    no more than the spectrum.
     Images are uint8 [n, h, w, 3] or float in [0, 1]; h, w >= 16.
     Source: Gatys et al. 2015, eq. 1 (Gram); Portilla and Simoncelli 2000, sec. 2.1 (filters).
     """
     light = to_luminance(x)
     bank = _make_bank(light)
     moduli = torch.fft.ifft2(torch.fft.fft2(light)[:, None] * bank).abs().flatten(2)
-    products = moduli @ moduli.mT / moduli.shape[-1]
+    products = moduli @ moduli.mT / moduli.shape[-1] + QUANTIZATION
+    total = products.diagonal(dim1=1, dim2=2).sum(1, keepdim=True)
     i, j = torch.triu_indices(len(bank), len(bank), device=x.device)
     twice = torch.where(i == j, 1.0, math.sqrt(2)).to(x)
-    return (products[:, i, j] + QUANTIZATION).sqrt() * twice
+    return (products[:, i, j] / total).sqrt() * twice
 
 
 def _frequencies(like: Float[Tensor, "*n h w"]) -> tuple[Tensor, Tensor]:
