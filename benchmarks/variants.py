@@ -59,7 +59,7 @@ def run(quick: bool = False, folder: Path | None = None) -> dict[str, Any]:
     """Train and judge every row on every case.
 
     Args:
-        quick: few steps: does it work, not how well.
+        quick: few steps on the cases of `TIMED` alone: does it work, not how well.
         folder: of the environments; see benchmarks.peers.setup.
 
     Returns:
@@ -68,8 +68,9 @@ def run(quick: bool = False, folder: Path | None = None) -> dict[str, Any]:
     folder = folder or default_folder()
     measured: dict[str, dict[str, Any]] = {}
     curves: dict[str, list[dict[str, Any]]] = {}
+    cases = {name: case for name, case in CASES.items() if name in TIMED or not quick}
     with _folder() as scratch, Workers(folder, scratch) as workers:
-        for name, case in CASES.items():
+        for name, case in cases.items():
             steps = max(20, round(QUICK * case.steps)) if quick else case.steps
             prepared = _Prepared(case, scratch / name, QUICK_HELD_OUT if quick else HELD_OUT, steps)
             measured[name] = measure(workers, prepared, ROWS, timed=name in TIMED)
@@ -80,7 +81,7 @@ def run(quick: bool = False, folder: Path | None = None) -> dict[str, Any]:
         "learning_rate": RATE,
         "cases": {
             name: {"m": case.m, "k": case.k, "steps": case.steps, "says": case.says}
-            for name, case in CASES.items()
+            for name, case in cases.items()
         },
         "rows": [{"label": r.label, "options": dict(r.options), "note": r.note} for r in ROWS],
         "measured": measured,
