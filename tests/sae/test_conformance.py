@@ -30,8 +30,8 @@ PLANTED: dict[str, dict] = {"matryoshka": {"groups": [24, 8]}}
 # 2e-3: at 1e-3 it finds .98 of the atoms. BatchTopK: likewise (.990, .1316, .006). The best of two
 # libraries' Matryoshkas has (.707, .2716, .145); measured here .979, .141, .002. JumpReLU: measured
 # .998, .123, .002. ReLU: measured .988, .142, 0.
-# The others are judged on a small dictionary, and by `python -m benchmarks.run quality`; pursuit and
-# OMP, whose steps take longest, leave less there and find fewer atoms.
+# The others are judged on a small dictionary, and by `python -m benchmarks.run quality`: pursuit
+# and OMP, whose steps take longest, leave less there and find fewer atoms.
 BARS = {
     "batchtopk": (0.99, 0.1316, 0.006),
     "jumprelu": (0.99, 0.13, 0.006),
