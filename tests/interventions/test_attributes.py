@@ -95,6 +95,7 @@ def test_gradients_are_finite_also_where_an_image_is_flat(attributes, glyphs, na
     found = attributes[name](x)
     assert found.isfinite().all()
     found.square().sum().backward()
+    assert x.grad is not None
     assert x.grad.isfinite().all()
     assert x.grad[0].abs().max() > 0
 
