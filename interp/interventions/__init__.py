@@ -44,6 +44,8 @@ from interp.interventions.end_to_end import (
     record_calls,
     train_end_to_end,
 )
+from interp.interventions.feature_record import Correlation, FeatureScan, Reported
+from interp.interventions.feature_scan import estimate_scan_features, scan_features
 from interp.interventions.freeu import freeu_edits
 from interp.interventions.guidance import (
     class_log_prob,
@@ -64,7 +66,11 @@ from interp.interventions.layers import (
 )
 from interp.interventions.listing import list_carriers, make_carrier, split_calls
 from interp.interventions.planted import PLANTED, Study, check_controls
+from interp.interventions.raw import RAW, available_raw
 from interp.interventions.roles import find_role
+from interp.interventions.scan_carriers import scan
+from interp.interventions.scan_cost import estimate_scan
+from interp.interventions.scan_record import Cost, Scan, ScanImages
 from interp.interventions.scanning import play_carriers
 from interp.interventions.scheduling import Moment, list_moments
 from interp.interventions.sources import put_latents, read_latents
@@ -98,6 +104,7 @@ __all__ = [
     "ABLATIONS",
     "ATTRIBUTES",
     "PLANTED",
+    "RAW",
     "UNRELATED_TAU",
     "Ablation",
     "Answer",
@@ -109,12 +116,15 @@ __all__ = [
     "Check",
     "Compactness",
     "Controls",
+    "Correlation",
+    "Cost",
     "Deviation",
     "Directions",
     "DoseResponse",
     "Effect",
     "EndToEndConfig",
     "Excess",
+    "FeatureScan",
     "Finetuned",
     "Game",
     "Interchange",
@@ -122,13 +132,17 @@ __all__ = [
     "Moment",
     "OffDistribution",
     "Pairs",
+    "Reported",
     "Rule",
+    "Scan",
+    "ScanImages",
     "SourceEvidence",
     "Specialization",
     "Study",
     "Substitution",
     "Verdict",
     "ablate",
+    "available_raw",
     "check_controls",
     "class_log_prob",
     "collect_codes",
@@ -137,6 +151,8 @@ __all__ = [
     "direction_edits",
     "embed_images",
     "end_to_end_terms",
+    "estimate_scan",
+    "estimate_scan_features",
     "estimate_steering",
     "factorize",
     "find_role",
@@ -175,6 +191,8 @@ __all__ = [
     "read_latents",
     "record_calls",
     "rms_distance",
+    "scan",
+    "scan_features",
     "sefa",
     "shapley",
     "specialize",

@@ -95,13 +95,8 @@ def make_bench(
     clean = read_clean(
         model, place, reference, points or place.points, batch_size=batch_size, seed=seed
     )
-    batches = tuple(iterate_source(model, source, batch_size))
-    plain = torch.cat([make_images(model, batch) for batch in batches])
-    same = torch.cat([run_edited(model, place, keep_same, batch) for batch in batches])
-    check_same(plain, same, "putting back the rows as they are")
-    embedded = embed_images(plain, attributes)
-    scales = find_scales(embedded)
-    return Bench(model, place, batches, plain, attributes, embedded, scales, clean)
+    empty = torch.zeros(0)
+    return move_bench(Bench(model, place, (), empty, attributes, {}, {}, clean), source, batch_size)
 
 
 def check_same(plain: Tensor, same: Tensor, what: str) -> None:
@@ -166,6 +161,34 @@ def measure_distances(clean: Clean, rows: Sequence[Float[Tensor, "r d"]]) -> tup
         )
         for x, y in zip(far.rows.split(sizes), near.rows.split(sizes), strict=True)
     )
+
+
+def make_teller(progress: Progress | None, total: int, n: int) -> Callable[..., None]:
+    """Return a function that adds images (one run of all seeds, if not said) and reports them."""
+    made = 0
+
+    def tell(more: int = n) -> None:
+        nonlocal made
+        made += more
+        if progress is not None:
+            progress(made, total)
+
+    return tell
+
+
+def move_bench(bench: Bench, source: Source, batch_size: int = 32) -> Bench:
+    """The same bench on other seeds, with the same clean rows.
+
+    Raises InputError as `make_bench`.
+    """
+    model, place = bench.model, bench.place
+    batches = tuple(iterate_source(model, source, batch_size))
+    plain = torch.cat([make_images(model, batch) for batch in batches])
+    same = torch.cat([run_edited(model, place, keep_same, batch) for batch in batches])
+    check_same(plain, same, "putting back the rows as they are")
+    embedded = embed_images(plain, bench.attributes)
+    scales = find_scales(embedded)
+    return Bench(model, place, batches, plain, bench.attributes, embedded, scales, bench.clean)
 
 
 def time_image(model: Model, source: Source, batch_size: int = 32) -> float:

@@ -92,7 +92,7 @@ def make_handle(
         raise InputError("give a direction, or an SAE and the number of its feature")
     if sae is not None and feature is not None:
         check_match(sae, model.point(point), model.identity())
-        return _feature_handle(copy.deepcopy(sae).to(model.device), feature, mode)
+        return feature_handle(copy.deepcopy(sae).to(model.device), feature, mode)
     if mode != "add":
         raise InputError(f"mode {mode!r} needs an SAE and a feature; a direction can be added only")
     given = torch.as_tensor(direction).detach().double().cpu()
@@ -101,7 +101,11 @@ def make_handle(
     return Handle(_unit(given, "the direction"), mode)
 
 
-def _feature_handle(sae: SAE, feature: int, mode: str) -> Handle:
+def feature_handle(sae: SAE, feature: int, mode: str) -> Handle:
+    """The handle of a feature of an SAE that is known to fit; it is not copied.
+
+    Raises InputError for a feature that does not exist or has no decoder direction.
+    """
     if not 0 <= feature < sae.n_latents:
         raise InputError(f"feature {feature} does not exist: the SAE has {sae.n_latents} latents")
     raw = (sae.dictionary()[feature] * sae.scale).detach().double().cpu()

@@ -20,6 +20,7 @@ from interp.interventions.bench import (
     count_images,
     embed_change,
     make_bench,
+    make_teller,
     measure_distances,
     run_bench,
     run_reading,
@@ -244,19 +245,6 @@ def find_later(model: Model, point: str, source: Source, later: str | None) -> t
 def _is_block(model: Model, name: str) -> bool:
     point = model.points[name]
     return point.kind == "resid" and point.stream == "image" and not name.endswith(":main")
-
-
-def make_teller(progress: Progress | None, total: int, n: int) -> Callable[..., None]:
-    """Return a function that adds images (one run of all seeds, if not said) and reports them."""
-    made = 0
-
-    def tell(more: int = n) -> None:
-        nonlocal made
-        made += more
-        if progress is not None:
-            progress(made, total)
-
-    return tell
 
 
 def _run_doses(
