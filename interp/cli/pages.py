@@ -25,6 +25,8 @@ class DashboardBuild:
     """Files of `interp compare`."""
     matches: tuple[Path, ...] = ()
     """Files of `interp sae match`; cells of the comparison open them."""
+    steering: tuple[Path, ...] = ()
+    """Folders of `interp steer`, of features of these SAEs; each stands on its feature's page."""
     out: Path = Path("dashboard")
     """Folder of the page."""
     title: str = "Features and alignments"
@@ -38,6 +40,7 @@ class DashboardBuild:
             self.stores,
             alignments=self.alignments,
             matches=self.matches,
+            steering=self.steering,
             title=self.title,
         )
         print(page)

@@ -1,4 +1,4 @@
-"""The page of an atlas: one file that opens anywhere, with its pictures, charts and numbers inside."""
+"""The page of an atlas: one file that opens anywhere, pictures, charts and numbers inside."""
 
 import base64
 import hashlib

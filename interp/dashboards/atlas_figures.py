@@ -1,10 +1,10 @@
-"""Figures of an atlas as functions of its record: layers, steps, interactions, directions, kinds."""
+"""Figures of an atlas as functions of its record: steps, layers, directions, kinds."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from interp.dashboards.atlas_html import bounds, interval, known, number
-from interp.dashboards.theme import ACCENT, CATEGORICAL, MUTED, apply_theme, escape
+from interp.dashboards.atlas_html import ALPHA, bounds, interval, known, number
+from interp.dashboards.theme import CATEGORICAL, MUTED, apply_theme, escape
 from interp.errors import InputError
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def step_map_figure(atlas: Any, attribute: str, which: int = 0) -> "go.Figure":
     texts = [[number(value) for value in line] for line in z]
     hover = [
         [
-            f"{escape(layer)}, {escape(window)}<br><b>α {interval(a[j])}</b>"
+            f"{escape(layer)}, {escape(window)}<br><b>{ALPHA} {interval(a[j])}</b>"
             f"<br>damage {interval(d[j])}"
             for window, a, d in zip(one.windows, alpha, damage or alpha, strict=False)
         ]
@@ -97,7 +97,7 @@ def step_map_figure(atlas: Any, attribute: str, which: int = 0) -> "go.Figure":
         colorscale="Cividis",
         zmin=0,
         zmax=1,
-        colorbar={"title": {"text": "α"}, "thickness": 10, "outlinewidth": 0},
+        colorbar={"title": {"text": ALPHA}, "thickness": 10, "outlinewidth": 0},
         xgap=1,
         ygap=1,
     )
@@ -355,7 +355,7 @@ def kinds_figure(atlas: Any, attribute: str) -> "go.Figure":
     ablated = [_part(kind.ablated, attribute, "damage") for kind in atlas.kinds]
     figure = go.Figure()
     for name, found, color, symbol in (
-        ("swapped: donor share α", swapped, BLUE, "circle"),
+        (f"swapped: donor share {ALPHA}", swapped, BLUE, "circle"),
         ("mean-ablated: damage", ablated, ORANGE, "diamond"),
     ):
         figure.add_scatter(

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from interp.dashboards.atlas_html import (
+    ALPHA,
     Markup,
     bounds,
     fold,
@@ -27,6 +28,8 @@ ROLES = {
     ),
     "reference": ("Levels", "no carriers: what nothing, and what an unrelated image, would read"),
 }
+# Arrows of values outside the axis.
+LEFT, RIGHT = "\N{BLACK LEFT-POINTING TRIANGLE}", "\N{BLACK RIGHT-POINTING TRIANGLE}"
 # What an image that is neither donor nor recipient reads in the classical transfer ratio.
 UNRELATED_TAU = 0.5
 # Shares beyond this are drawn at the edge, as an arrow; the number beside them is exact.
@@ -174,7 +177,7 @@ def _cell(row: Any, arm: Any, k: int, name: str, look: tuple[Sheet, Scale]) -> M
         return missing("not measured")
     random = (row.random or {}).get(name)
     lanes = [
-        _lane("α", cell.alpha, None if random is None else random.alpha, scale, "alpha"),
+        _lane(ALPHA, cell.alpha, None if random is None else random.alpha, scale, "alpha"),
         _lane("dmg", cell.damage, None if random is None else random.damage, scale, "damage"),
     ]
     tau = row.tau.get(name)
@@ -237,7 +240,7 @@ def _marks(one: Any, scale: Scale, kind: str) -> list[Markup]:
         return found
     x = scale.at(one.value)
     if not scale.low <= one.value <= scale.high:
-        arrow = "‹" if one.value < scale.low else "›"
+        arrow = LEFT if one.value < scale.low else RIGHT
         found.append(tag("text", arrow, x=f"{x}%", y="72%", class_=f"beyond {kind}"))
     elif kind == "random":
         found.append(tag("line", x1=f"{x}%", x2=f"{x}%", y1="12%", y2="88%", class_="tick random"))
@@ -260,15 +263,15 @@ def _tau(tau: float, scale: Scale) -> Markup:
 def _words(row: Any, name: str, cell: Any, random: Any) -> str:
     """The cell as sentences, for the pointer and for those who copy."""
     parts = [
-        f"{row.name}, {name}: donor share α {interval(cell.alpha, 3)}",
+        f"{row.name}, {name}: donor share {ALPHA} {interval(cell.alpha, 3)}",
         f"recipient share β {interval(cell.beta, 3)}",
         f"damage {interval(cell.damage, 3)}",
     ]
     if random is not None:
         alpha, damage = interval(random.alpha, 3), interval(random.damage, 3)
-        parts.append(f"the same push in random directions: α {alpha}, damage {damage}")
+        parts.append(f"the same push in random directions: {ALPHA} {alpha}, damage {damage}")
     if known(row.p.get(name)):
-        parts.append(f"p of α = 0, Holm-adjusted: {number(row.p[name], 4)}")
+        parts.append(f"p of {ALPHA} = 0, Holm-adjusted: {number(row.p[name], 4)}")
     return "; ".join(parts)
 
 

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 _VOID = {"br", "col", "hr", "img", "input", "link", "meta"}
-_MINUS = "\N{MINUS SIGN}"
+# By name, since they look like Latin letters and signs.
+ALPHA, MINUS = "\N{GREEK SMALL LETTER ALPHA}", "\N{MINUS SIGN}"
 NOTHING = "\N{EN DASH}"
 
 
@@ -54,7 +55,7 @@ def number(value: float | None, digits: int = 2) -> str:
     if value is None or not math.isfinite(value):
         return NOTHING
     text, zero = f"{value:.{digits}f}", f"{0:.{digits}f}"
-    return zero if text == f"-{zero}" else text.replace("-", _MINUS)
+    return zero if text == f"-{zero}" else text.replace("-", MINUS)
 
 
 def bounds(one: Any, digits: int = 2) -> str:

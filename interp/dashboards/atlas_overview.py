@@ -17,6 +17,7 @@ from interp.dashboards.atlas_figures import (
     values_of,
 )
 from interp.dashboards.atlas_grid import ROLES
+from interp.dashboards.atlas_html import ALPHA
 from interp.dashboards.theme import CATEGORICAL, apply_theme, escape
 from interp.errors import InputError
 
@@ -35,6 +36,7 @@ LOOK = {
 MOST_ROWS = 24
 N_PAIRS = 4
 _ROW_HEIGHT = 38
+_EDGE = {"width": 2}
 
 
 def atlas_figure(
@@ -87,7 +89,7 @@ def _place_pictures(figure: Any, atlas: Any, arm: Any, rows: Sequence[Any], q: i
     for y, tiles in lines:
         for x, index in enumerate(tiles[:q]):
             figure.add_layout_image(
-                source=_data(atlas.images[index]),
+                source=picture_data(atlas.images[index]),
                 xref="x",
                 yref="y",
                 x=x,
@@ -99,7 +101,8 @@ def _place_pictures(figure: Any, atlas: Any, arm: Any, rows: Sequence[Any], q: i
             )
 
 
-def _data(pixels: np.ndarray) -> str:
+def picture_data(pixels: np.ndarray) -> str:
+    """Return a picture uint8 [h, w, 3] as a data URI, small ones enlarged without smoothing."""
     from PIL import Image
 
     out = io.BytesIO()
@@ -113,8 +116,6 @@ def _data(pixels: np.ndarray) -> str:
 
 def _place_shares(figure: Any, rows: Sequence[Any], name: str, column: int) -> None:
     place = {"row": 1, "col": column}
-    for level in (0, 1):
-        figure.add_vline(x=level, line=LEVEL_LINE, **place)
     random = [None if row.random is None else row.random.get(name) for row in rows]
     levels = [None if cell is None else cell.alpha for cell in random]
     hover = "random directions, as far: %{x:.3f}<extra></extra>"
@@ -135,12 +136,15 @@ def _place_shares(figure: Any, rows: Sequence[Any], name: str, column: int) -> N
             x=values_of(alphas),
             y=[i for i, _ in found],
             mode="markers",
-            marker={"symbol": symbol, "size": 10, "color": color, "line": {"width": 2}},
+            marker={"symbol": symbol, "size": 10, "color": color, "line": _EDGE | {"color": color}},
             error_x=error_bars(alphas, color=color),
             text=[escape(row.name) for _, row in found],
-            hovertemplate="%{text}: α %{x:.3f}<extra></extra>",
+            hovertemplate=f"%{{text}}: {ALPHA} %{{x:.3f}}<extra></extra>",
             **place,
         )
+    # Lines come last: Plotly draws none into a panel that is still empty.
+    for level in (0, 1):
+        figure.add_vline(x=level, line=LEVEL_LINE, layer="below", **place)
     figure.update_xaxes(title=f"donor share of {escape(name)}", range=[-0.15, 1.15], **place)
 
 
@@ -170,5 +174,10 @@ def _finish(figure: Any, atlas: Any, arm: Any, shown: tuple[Sequence[Any], int, 
     )
     figure.update_yaxes(title={"text": "carrier swapped", "standoff": 12}, row=1, col=1)
     figure.update_xaxes(
-        title=f"{q} pairs", range=[-0.5, max(q, 1) - 0.5], showticklabels=False, row=1, col=1
+        title=f"{q} pairs",
+        range=[-0.5, max(q, 1) - 0.5],
+        showticklabels=False,
+        showgrid=False,
+        row=1,
+        col=1,
     )

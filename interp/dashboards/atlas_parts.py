@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from interp.dashboards.atlas_html import (
+    ALPHA,
+    MINUS,
     Markup,
     facts,
     fold,
@@ -45,19 +47,19 @@ CORNERS = {
 READING = (
     ("A, B, C", "donor image, recipient image, and the recipient's run with the donor's carrier."),
     (
-        "α, donor share",
+        f"{ALPHA}, donor share",
         "0: the picture stayed the recipient's; 1: it became the donor's. The bar is a 95 % "
         "bootstrap interval over disjoint pairs. Nothing is clipped at 0.",
     ),
     (
         "random",
         "the upright tick: the same rows moved as far in random directions. A carrier says "
-        "something only where α lies beyond its tick.",
+        f"something only where {ALPHA} lies beyond its tick.",
     ),
     (
         "dmg, damage",
-        "the part of the picture that is neither donor nor recipient (1 − R²). No cell is left "
-        "out for its damage; read it beside that of the random push.",
+        f"the part of the picture that is neither donor nor recipient (1 {MINUS} R²). No cell is "
+        "left out for its damage; read it beside that of the random push.",
     ),
     (
         "τ, transfer ratio",

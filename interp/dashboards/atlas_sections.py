@@ -5,6 +5,8 @@ from typing import Any
 
 from interp.dashboards import atlas_figures as draw
 from interp.dashboards.atlas_html import (
+    ALPHA,
+    MINUS,
     Markup,
     fold,
     interval,
@@ -103,7 +105,7 @@ def _map_numbers(one: Any) -> Markup:
         for j, layer in enumerate(one.layers)
         for w, window in enumerate(one.windows)
     ]
-    return table(("layer", "steps", *(f"α {name}" for name in one.alpha)), rows, one.name)
+    return table(("layer", "steps", *(f"{ALPHA} {name}" for name in one.alpha)), rows, one.name)
 
 
 def layers_part(atlas: Any, charts: Charts) -> Markup:
@@ -168,7 +170,7 @@ def _share_numbers(shares: Any) -> Markup:
             error = number(shares.shapley_se[k][j], 3)
             rows.append((layer, name, *map(number, cells), f"[{low}, {high}]", error, gap))
     headings = ("layer", "attribute", "first-in", "last-in", "Shapley", "95 %", "Monte Carlo error")
-    return table((*headings, "first − last, corrected"), rows, "Shares of layers")
+    return table((*headings, f"first {MINUS} last, corrected"), rows, "Shares of layers")
 
 
 def interactions_part(atlas: Any, charts: Charts) -> Markup:
@@ -257,13 +259,14 @@ def kinds_part(atlas: Any, charts: Charts) -> Markup:
     if not atlas.kinds:
         return missing("Kinds of module were not swapped or ablated in this run.")
     how = note(
-        "All writes of one kind of module: swapped for the donor's (α: how much of the donor comes "
-        "with them), and replaced by their mean (damage: how much of the picture was theirs)."
+        f"All writes of one kind of module: swapped for the donor's ({ALPHA}: how much of the "
+        "donor comes with them), and replaced by their mean (damage: how much of the picture was "
+        "theirs)."
     )
     names = _names(atlas)
     figures = [charts.place(lambda a=name: draw.kinds_figure(atlas, a)) for name in names]
     rows = [(kind.name, len(kind.points), *_kind_cells(kind, names)) for kind in atlas.kinds]
-    heads = [f"{what} {name}" for name in names for what in ("α", "damage")]
+    heads = [f"{what} {name}" for name in names for what in (ALPHA, "damage")]
     numbers = fold("Numbers", table(("kind", "points", *heads), rows, "Kinds of module"))
     return join(how, tag("div", figures, class_="row"), numbers)
 
@@ -300,6 +303,6 @@ def raw_part(atlas: Any) -> Markup:
         "carrier",
         "raw similarity, mean over pairs",
         "edited activations off their distribution",
-        "p of α = 0 (Holm)",
+        f"p of {ALPHA} = 0 (Holm)",
     )
     return fold("Raw measures, distance from clean activations, p", table(headings, rows, "Raw"))

@@ -15,6 +15,7 @@ from interp.dashboards.encode import plain, write_data
 from interp.dashboards.matches import find_pictures, write_matches
 from interp.dashboards.schema import check_features
 from interp.dashboards.shards import SHARD_SIZE, highlights, write_features
+from interp.dashboards.steering import load_steering, place_steering, write_steering
 from interp.dashboards.thumbnails import (
     read_picture,
     write_generations,
@@ -40,6 +41,7 @@ SCRIPTS = (
     "gallery.js",
     "feature.js",
     "panels.js",
+    "steering.js",
     "quality.js",
     "overview.js",
     "matrix.js",
@@ -53,6 +55,7 @@ STYLES = (
     "controls.css",
     "pages.css",
     "feature.css",
+    "steering.css",
     "compare.css",
     "matched.css",
     "narrow.css",
@@ -70,6 +73,7 @@ def build_dashboard(
     matches: Sequence[Any] = (),
     evaluations: Mapping[str, Any] | Sequence[Any] | None = None,
     substitutions: Mapping[str, Any] | Sequence[Any] | None = None,
+    steering: Sequence[Any] = (),
     cards: Sequence[Any] = (),
     title: str = "Features and alignments",
     notes: Sequence[str] = (),
@@ -90,6 +94,8 @@ def build_dashboard(
             alignment's matrix whose two layers have one opens it. Needs the stores' pictures.
         evaluations: results of `evaluate`, by SAE digest or in the order of `features`.
         substitutions: results of `substitute`, likewise.
+        steering: results of `steer` with a feature of these SAEs, or the folders they were saved
+            to; each stands on its feature's page.
         cards: model cards: mappings or records with `name`; `undertrained`, or `undertrained` in
             `verdict`, marks a model; `samples` may be pixels, uint8 [h, w, 3], or a picture's path.
         title: heading of the page.
@@ -98,15 +104,16 @@ def build_dashboard(
 
     Raises:
         InputError: nothing to show, features of a store that is not given, fields of unequal
-            length, or a folder that holds someone else's page.
+            length, steering of another SAE, or a folder that holds someone else's page.
     """
     out = Path(out)
     loaded = [_load(item, "interp.features", "Features") for item in features]
     aligned = [_load(item, "interp.alignment", "Alignment") for item in alignments]
     matched = [_load(item, "interp.alignment.matching", "FeatureMatches") for item in matches]
     _check_content(loaded, aligned, matched)
-    by_hash = _stores(stores)
+    by_hash, doses = _stores(stores), [load_steering(item) for item in steering]
     _check_stores(loaded, by_hash)
+    places = place_steering(doses, loaded)
     check_target(out)
     pictures = [find_pictures(item, by_hash) for item in matched]
     measured = _measured(loaded, evaluations, substitutions)
@@ -118,6 +125,7 @@ def build_dashboard(
         meta["cards"] = _write_cards(cards, building / "cards")
         _write_pictures(loaded, pictures, by_hash, building)
         meta["saes"] = _write_saes(loaded, measured, building)
+        meta["steering"] = write_steering(doses, places, building)
         meta["alignments"] = _write_alignments(aligned, building / "data")
         meta["matches"] = write_matches(matched, pictures, loaded, aligned, building / "data")
         _mark_undertrained(meta)

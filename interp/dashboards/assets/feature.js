@@ -197,6 +197,7 @@ INTERP.feature = (function () {
         el("div", { class: "gallery-box panel" }, INTERP.gallery.toolbar(context, state.params), INTERP.gallery.create(context)),
         el("div", { class: "charts" }, INTERP.panels.charts(context, ids, state.params)),
       ),
+      INTERP.steering.panels(context),
       INTERP.panels.neighbors(context),
       INTERP.panels.provenance(context),
     );
