@@ -13,9 +13,18 @@ from interp.models.inputs import (
     Rows,
     noise_seed,
 )
+from interp.models.inversion import (
+    Inversion,
+    InversionSettings,
+    invert,
+    regenerate,
+    restoring,
+)
 from interp.models.model import Model
 from interp.models.points import HookPoint, Site
 from interp.models.reading import Read, Reader, reading
+from interp.models.recording import Record, recording
+from interp.models.replaying import replaying, work_left
 from interp.models.rows import from_rows, to_rows
 from interp.models.samples import Origin, find_origin
 from interp.models.table import points_table
@@ -48,10 +57,13 @@ __all__ = [
     "GenerateBatch",
     "Generation",
     "HookPoint",
+    "Inversion",
+    "InversionSettings",
     "Model",
     "Origin",
     "Read",
     "Reader",
+    "Record",
     "Rows",
     "Site",
     "Transformer",
@@ -59,8 +71,14 @@ __all__ = [
     "editing",
     "find_origin",
     "from_rows",
+    "invert",
     "noise_seed",
     "points_table",
     "reading",
+    "recording",
+    "regenerate",
+    "replaying",
+    "restoring",
     "to_rows",
+    "work_left",
 ]

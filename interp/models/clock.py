@@ -1,7 +1,7 @@
 """Which call of the network is running: the key of every row, kept by pre-hooks on the root."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Container, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -25,6 +25,14 @@ class Facts(NamedTuple):
     frame: tuple[int, int] | None = None
 
 
+class Interest(NamedTuple):
+    """Who reads or edits: names of points, at which calls (None is all), and whether it edits."""
+
+    names: tuple[str, ...]
+    calls: Container[int] | None
+    edits: bool
+
+
 class Clock:
     """Counts the calls of a network while somebody reads or edits.
 
@@ -37,10 +45,14 @@ class Clock:
         batch: size of the root's batch in the present call.
         known: number of samples that are being made; None where the user runs the host.
         frame: height and width of the root's input.
+        interests: who reads or edits now.
+        around: contexts that every run is made in; each is a function of the batch.
     """
 
     def __init__(self) -> None:
         self.watchers = 0
+        self.interests: list[Interest] = []
+        self.around: list[Callable[[Any], AbstractContextManager[Any]]] = []
         self.begin(None)
 
     def begin(self, known: int | None, first: int = 0) -> None:
@@ -53,14 +65,29 @@ class Clock:
         self._ran: set[str] = set()
 
     @contextmanager
-    def making(self, known: int, first: int = 0) -> Iterator[None]:
+    def making(self, batch: Any, known: int, first: int = 0) -> Iterator[None]:
         """Count from `first` for `known` samples; afterwards the number of samples is as before."""
         before = self.known
         self.begin(known, first)
         try:
-            yield
+            with ExitStack() as stack:
+                for around in self.around:
+                    stack.enter_context(around(batch))
+                yield
         finally:
             self.known = before
+
+    @contextmanager
+    def concerning(
+        self, names: Iterable[str], calls: Container[int] | None, *, edits: bool
+    ) -> Iterator[None]:
+        """Say for the length of the context who reads or edits, so that nobody skips its points."""
+        interest = Interest(tuple(names), calls, edits)
+        self.interests.append(interest)
+        try:
+            yield
+        finally:
+            self.interests = [other for other in self.interests if other is not interest]
 
     def tick(self, name: str, facts: Facts, log_snr: float | None) -> None:
         """Note that the clock module `name` is about to run."""

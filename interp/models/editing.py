@@ -66,6 +66,7 @@ def editing(
         for name in edits:
             model.point(name)
         stack.enter_context(model.watching(batch))
+        stack.enter_context(model.clock.concerning(edits, calls, edits=True))
         for name, edit in edits.items():
             site = model.sites[name]
             visit = _visit(model, site, edit, calls, cfg, done)

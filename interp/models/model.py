@@ -159,7 +159,7 @@ class Model(abc.ABC):
             InputError: the model cannot generate, or the batch does not suit it.
         """
         self.require("generate")
-        with self.clock.making(len(batch.seeds)), torch.no_grad():
+        with self.clock.making(batch, len(batch.seeds)), torch.no_grad():
             images = self._generate(batch)
         return images if images.dtype == torch.uint8 else to_bytes(images)
 
@@ -178,7 +178,7 @@ class Model(abc.ABC):
             raise InputError(
                 f"{self.name} makes bytes, which have no gradient: give its adapter a `render`"
             )
-        with self.clock.making(len(batch.seeds)):
+        with self.clock.making(batch, len(batch.seeds)):
             return self._generate(batch)
 
     def draw_latents(self, batch: GenerateBatch) -> Float[Tensor, "b ..."]:
@@ -216,7 +216,7 @@ class Model(abc.ABC):
             InputError: the model cannot encode, or the batch does not suit it.
         """
         self.require("encode")
-        with self.clock.making(len(batch.images), batch.call), torch.no_grad():
+        with self.clock.making(batch, len(batch.images), batch.call), torch.no_grad():
             return self._encode(batch)
 
     def require(self, mode: str) -> None:

@@ -112,6 +112,7 @@ def reading(
     reader = Reader(model, callback)
     with ExitStack() as stack:
         stack.enter_context(model.watching(batch))
+        stack.enter_context(model.clock.concerning(points, None, edits=False))
         for name in dict.fromkeys(points):
             site = model.sites[name]
             module = model.root.get_submodule(site.module)
