@@ -1,0 +1,142 @@
+"""Whether one source is a compact latent: sufficiency, all others together, directions."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from interp.atlas.bases import Subject, count_directions, count_image_directions
+from interp.atlas.codec import decode, encode
+from interp.atlas.job import Job
+from interp.atlas.judging import read_curve, record_curve
+from interp.atlas.parts import keep_values
+from interp.atlas.record import Curve, SourceCompactness
+from interp.atlas.tables import bound
+from interp.errors import InputError
+from interp.interventions import Carrier, Effect, SourceEvidence
+
+
+def source_carriers(job: Job) -> list[Carrier]:
+    """Each source alone, and, where there are several, all the others of each together."""
+    alone = [Carrier(fields=(name,), name=name, role="source") for name in job.sources]
+    if len(job.sources) < 2:
+        return alone
+    rest = []
+    for name in job.sources:
+        others = tuple(other for other in job.sources if other != name)
+        # With two sources the others of one are the other one.
+        if len(others) > 1:
+            rest.append(Carrier(fields=others, name=f"all but {name}", role="source"))
+    return [*alone, *rest]
+
+
+def others_label(job: Job, name: str) -> str | None:
+    """Label of the carrier that is all sources but this one; None where there is no other."""
+    others = [other for other in job.sources if other != name]
+    if not others:
+        return None
+    return others[0] if len(others) == 1 else f"all but {name}"
+
+
+def count_image(job: Job) -> Curve:
+    """d_img on the pairs of the atlas."""
+
+    def make() -> Any:
+        others = job.held_out[: job.sizes.n_fit]
+        found = count_image_directions(
+            job.pairs, job.donors, job.recipients, others, job.attributes
+        )
+        return encode(record_curve(found))
+
+    return decode(Curve, keep_values(job.folder, "image-directions", make))
+
+
+def weigh_sources(
+    job: Job, effects: Mapping[str, Effect], image: Curve
+) -> tuple[list[SourceEvidence], list[SourceCompactness]]:
+    """Evidence of every source, as the rule takes it and as the record shows it.
+
+    effects: by label of `source_carriers`.
+    """
+    evidence, records = [], []
+    for name in job.sources:
+        effect, label = effects[name], others_label(job, name)
+        others = None if label is None else effects[label]
+        record = _record(job, name, effect, others)
+        records.append(record)
+        evidence.append(
+            SourceEvidence(
+                effect,
+                others,
+                read_curve(record.pca),
+                read_curve(record.jacobian),
+                read_curve(image),
+            )
+        )
+    return evidence, records
+
+
+def _record(job: Job, name: str, effect: Effect, others: Effect | None) -> SourceCompactness:
+    counted = _count(job, name, effect)
+    rest = tuple(other for other in job.sources if other != name)
+    return SourceCompactness(
+        source=name,
+        width=counted["width"],
+        sufficiency=bound(effect.sufficiency),
+        others=None if others is None else bound(others.largest),
+        other_names=rest,
+        pca=decode(Curve, counted["pca"]),
+        jacobian=decode(Curve, counted["jacobian"]),
+        n_fit=counted["n_fit"],
+        n_gradients=counted["n_gradients"],
+        notes=tuple(counted["notes"]),
+    )
+
+
+def _count(job: Job, name: str, effect: Effect) -> dict[str, Any]:
+    """Directions of one source, or why they are not counted."""
+    full = effect.sufficiency.value
+    empty = encode(Curve(None, 0, full, ()))
+    none = {"width": 0, "pca": empty, "jacobian": empty, "n_fit": 0, "n_gradients": 0}
+    field = job.model.sources(job.drawn.donor)[name]
+    if field != "latents":
+        why = "no vector of numbers" if field != "step_seeds" else "drawn by the network's parts"
+        return {**none, "notes": [f"{name} is {why}: no directions are counted."]}
+    if not job.model.differentiable:
+        return {**none, "notes": [f"{job.model.name} has no gradient: no directions are counted."]}
+    return keep_values(job.folder, f"directions-{name}", lambda: _count_latents(job))
+
+
+def _count_latents(job: Job) -> dict[str, Any]:
+    drawn = job.drawn
+    subject = Subject(
+        job.model,
+        drawn.donor,
+        drawn.recipient,
+        drawn.fit,
+        dataclasses.replace(drawn.gradient, n=job.sizes.gradients),
+        job.attributes,
+        job.pairs,
+    )
+    try:
+        found = count_directions(subject, job.sizes.n_latents, job.config.seed)
+    except InputError as error:
+        job.warnings.append(f"directions are not counted: {error}")
+        raise
+    notes = [
+        "Every draw is white noise, so its principal directions are arbitrary; the Jacobian basis "
+        "says how many directions act."
+    ]
+    if math.isfinite(found.random):
+        notes.append(
+            f"{found.jacobian.d_star} random directions keep {found.random:.3f} of the full swap "
+            "(wiring twin: a random subspace of equal dimension)."
+        )
+    return {
+        "width": found.width,
+        "pca": encode(record_curve(found.pca)),
+        "jacobian": encode(record_curve(found.jacobian)),
+        "n_fit": job.sizes.n_latents,
+        "n_gradients": found.n_gradients,
+        "notes": notes,
+    }

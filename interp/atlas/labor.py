@@ -1,0 +1,243 @@
+"""Who does what: the game over stages, its twins, the same with the step fixed, and by kind."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from interp.atlas.games import (
+    Arms,
+    cut_windows,
+    in_window,
+    join_carriers,
+    merge_players,
+    play_parts,
+    take_rows,
+)
+from interp.atlas.job import Job
+from interp.atlas.record import Interval, KindRow, LayerStudy
+from interp.atlas.tables import (
+    cells,
+    excess_interval,
+    share_table,
+    specialization_interval,
+)
+from interp.atlas.twins import MakeTwin, find_skips
+from interp.errors import InputError
+from interp.interventions import (
+    Carrier,
+    Effect,
+    Excess,
+    LayerShares,
+    Specialization,
+    ablate,
+    compare_twins,
+    embed_images,
+    list_carriers,
+    measure_effect,
+    measure_layers,
+    measure_specialization,
+)
+from interp.models import Model
+
+# The decision rule asks for this many initializations; a twin whose swaps move nothing is no twin.
+_TRIES = 2
+
+
+def share_labor(job: Job, make_twin: MakeTwin) -> tuple[LayerStudy, LayerShares, Excess | None]:
+    """Play the stages of the writes, on the model, its twins and its wiring twin.
+
+    Returns the study, and the shares and the excess as the rule takes them (no excess: too few
+    twins move anything).
+    """
+    players = merge_players(job.stages, job.sizes.players)
+    with job.clock.stage(f"{2 ** len(players) - 1} subsets of {len(players)} stages"):
+        game = play_parts(job.model, players, _arms(job), folder=job.folder, name="stages")
+        shares, own = measure_layers(game, seed=job.config.seed), measure_specialization(game)
+    with job.clock.stage(f"the same on {job.config.twins} untrained twins"):
+        twins = _play_twins(job, players, make_twin)
+    excess = _compare(job, own, twins)
+    wiring = {}
+    if find_skips(job.model):
+        with job.clock.stage("the same with the skips cut"):
+            wiring = {"skips cut": _cut(job, players)}
+    given, over = _by_step(job, players)
+    study = LayerStudy(
+        name="writes by stage",
+        what="What each stage adds to the stream it writes to (or is told), swapped in all subsets "
+        "of stages.",
+        decides=True,
+        players={one.label: one.points for one in players},
+        shares=share_table(shares),
+        specialization=specialization_interval(own),
+        given_step=given,
+        over_steps=over,
+        twins=tuple(one.value for one in twins),
+        excess=None if excess is None else excess_interval(excess),
+        wiring=wiring,
+        notes=_notes(job, shares),
+    )
+    return study, shares, excess
+
+
+def _notes(job: Job, shares: LayerShares) -> tuple[str, ...]:
+    few = f"Twins and the wiring twin have {job.sizes.twin_pairs} pairs each."
+    odd = [
+        f"{name}: {kind}"
+        for name, kind in zip(shares.attributes, shares.kinds, strict=True)
+        if kind != "additive"
+    ]
+    if not odd:
+        return (few,)
+    return (few, f"Shares of {', '.join(odd)} do not add up: they are not to be interpreted.")
+
+
+def _arms(job: Job) -> Arms:
+    return Arms(job.drawn.donor, job.drawn.recipient, job.attributes, job.reference)
+
+
+def _fewer(job: Job, model: Model) -> Arms:
+    """Fewer pairs, and references that this model makes itself."""
+    from interp.atlas.bases import make_images
+
+    n = job.sizes.twin_pairs
+    donor, recipient = (take_rows(one, (0, n)) for one in (job.drawn.donor, job.drawn.recipient))
+    reference = make_images(model, job.drawn.fit, job.sizes.n_reference)
+    return Arms(donor, recipient, job.attributes, reference)
+
+
+def _play_twins(job: Job, players: Sequence[Carrier], make_twin: MakeTwin) -> list[Specialization]:
+    found: list[Specialization] = []
+    wanted, tries = job.config.twins, 0
+    while sum(one.value is not None for one in found) < wanted and tries < _TRIES * wanted:
+        tries += 1
+        # Seed 0 is often that of the first layer of habits: twins count from 1.
+        found.append(_play_twin(job, players, make_twin, tries))
+    return found
+
+
+def _play_twin(
+    job: Job, players: Sequence[Carrier], make_twin: MakeTwin, seed: int
+) -> Specialization:
+    twin = make_twin(seed)
+    try:
+        game = play_parts(twin, players, _fewer(job, twin), folder=job.folder, name=f"twin-{seed}")
+    except InputError as error:
+        job.warnings.append(f"untrained twin {seed} is left out: {error}")
+        return Specialization(None, None, None, None, job.sizes.twin_pairs)
+    return measure_specialization(game, n_resamples=2)
+
+
+def _compare(job: Job, own: Specialization, twins: Sequence[Specialization]) -> Excess | None:
+    defined = [one for one in twins if one.value is not None]
+    if len(defined) < 2:
+        job.warnings.append(
+            f"{len(defined)} of {len(twins)} untrained twins move anything: no excess over twins"
+        )
+        return None
+    return compare_twins(own, defined)
+
+
+def _cut(job: Job, players: Sequence[Carrier]) -> Interval:
+    """Specialization of the same trained network with its skips at 0 in every run."""
+    skips = find_skips(job.model)
+    try:
+        game = play_parts(
+            job.model,
+            players,
+            _fewer(job, job.model),
+            folder=job.folder,
+            name="skips-cut",
+            cut=skips,
+        )
+    except InputError as error:
+        job.warnings.append(f"the wiring twin is left out: {error}")
+        return Interval(None)
+    return specialization_interval(measure_specialization(game))
+
+
+def _by_step(job: Job, players: Sequence[Carrier]) -> tuple[Interval | None, Interval | None]:
+    """Specialization over stages with the step fixed, and over steps."""
+    windows = cut_windows(job.calls)
+    if len(windows) < 2:
+        return None, None
+    few = merge_players(players, job.sizes.map_players)
+    with job.clock.stage(f"{len(few)} stages within each of {len(windows)} step windows"):
+        games = [
+            play_parts(
+                job.model,
+                in_window(few, name, calls),
+                _arms(job),
+                folder=job.folder,
+                name=f"window-{name}",
+            )
+            for name, calls in windows
+        ]
+        given = measure_specialization(games)
+        whole = join_carriers(players, "all writes")
+        steps = [in_window([whole], name, calls)[0] for name, calls in windows]
+        over = play_parts(job.model, steps, _arms(job), folder=job.folder, name="over-steps")
+    return specialization_interval(given), specialization_interval(measure_specialization(over))
+
+
+def list_kinds(job: Job) -> list[Carrier]:
+    """One carrier of all writes of each kind of module, where there are two kinds or more."""
+    found = list_carriers(job.model, job.drawn.recipient, "kinds")
+    if len(found) < 2:
+        return []
+    # A source may have the name of a kind, such as the noise of a GAN.
+    return [dataclasses.replace(one, name=f"all {one.label}") for one in found]
+
+
+def share_kinds(job: Job, kinds: Sequence[Carrier]) -> LayerStudy:
+    """The game whose players are kinds of modules, at all depths together."""
+    players = merge_players(kinds, job.sizes.players)
+    game = play_parts(job.model, players, _arms(job), folder=job.folder, name="kinds")
+    return LayerStudy(
+        name="writes by kind of module",
+        what="All resnets, all self-attentions, all cross-attentions, all feed-forwards: what each "
+        "kind adds, at every depth.",
+        decides=False,
+        players={one.label: one.points for one in players},
+        shares=share_table(measure_layers(game, seed=job.config.seed)),
+        specialization=specialization_interval(measure_specialization(game)),
+    )
+
+
+def ablate_kinds(
+    job: Job, kinds: Sequence[Carrier], effects: Mapping[str, Effect], images: Mapping[str, tuple]
+) -> list[KindRow]:
+    """Replace what a kind adds by its mean, and set it beside its swap.
+
+    effects, images: of the swaps, by label.
+    """
+    bare = [Carrier(one.points, name=one.label) for one in kinds]
+    found = ablate(
+        job.model,
+        bare,
+        job.drawn.recipient,
+        attributes=job.attributes,
+        kind="mean",
+        reference=dataclasses.replace(job.drawn.fit, n=_clean_runs(job)),
+        seed=job.config.seed,
+    )
+    rows = []
+    for one, made in zip(kinds, found, strict=True):
+        swapped = embed_images(made.images, job.attributes)
+        effect = measure_effect(job.pairs, swapped, carrier=one.label, role="write")
+        rows.append(
+            KindRow(
+                name=one.label,
+                points=one.points,
+                swapped=cells(effects[one.label]),
+                ablated=cells(effect),
+                swapped_images=images.get(one.label, ()),
+                ablated_images=job.tiles.add(made.images, job.config.images),
+            )
+        )
+    return rows
+
+
+def _clean_runs(job: Job) -> int:
+    # As many as `ablate` asks for to say what is usual, whatever the size of the atlas.
+    return int(np.clip(job.sizes.n_reference, 40, 64))

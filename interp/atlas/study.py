@@ -1,0 +1,283 @@
+"""atlas(): the founding experiment on one model, from its carriers to two verdicts in words."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from interp.atlas.bases import make_images
+from interp.atlas.compact import count_image, source_carriers, weigh_sources
+from interp.atlas.config import AtlasConfig, choose_sizes
+from interp.atlas.games import remember
+from interp.atlas.job import Clock, Job, Tiles
+from interp.atlas.judging import judge, record_check, run_controls
+from interp.atlas.labor import ablate_kinds, list_kinds, share_kinds, share_labor
+from interp.atlas.pairing import draw_recipes, settle_recipe
+from interp.atlas.parts import recipe_hash
+from interp.atlas.record import (
+    Atlas,
+    AttributeRecord,
+    CarrierRow,
+    KindRow,
+    LayerStudy,
+    ModelRecord,
+    StepMap,
+    VerdictRecord,
+)
+from interp.atlas.swaps import (
+    Side,
+    Swapped,
+    effects_of,
+    independent_side,
+    list_table,
+    make_map,
+    make_row,
+    record_arm,
+    reference_rows,
+    shared_side,
+    swap_all,
+)
+from interp.atlas.twins import MakeTwin, list_training_seeds, twin_maker
+from interp.atlas.words import ATTRIBUTES, NOT_MEASURED, scope_of, seed_sentence, step_sentence
+from interp.errors import InputError
+from interp.interventions import (
+    Excess,
+    LayerShares,
+    SourceEvidence,
+    embed_images,
+    list_carriers,
+    make_attributes,
+    make_pairs,
+)
+from interp.interventions.scheduling import list_moments
+from interp.loading import load
+from interp.models import Model
+
+WHAT = {
+    "independent": "Donor and recipient share nothing: other noise, other class or text.",
+    "shared noise": "Donor and recipient have equal noise and differ in class or text alone.",
+}
+
+
+def atlas(
+    model: Model | str,
+    config: AtlasConfig | None = None,
+    out: str | Path | None = None,
+    *,
+    twin: MakeTwin | None = None,
+    prompts: Sequence[str] = (),
+    progress: Callable[[str], None] | None = None,
+    made_by: str = "",
+) -> Atlas:
+    """Measure what each carrier of a model decides, and judge it by the committed rule.
+
+    Sources, stages of writes, kinds of modules and block outputs are swapped between disjoint pairs
+    of images; stages play all subsets, alone, within step windows, on untrained twins and with the
+    skips cut; directions of the sources are counted. The planted controls run first: without them
+    passing there is no verdict.
+
+    Args:
+        model: a spec ("zoo:ddpm", "diffusers:<id or folder>") or a loaded model.
+        config: sizes and seeds; None: the defaults.
+        out: folder for `Atlas.save` and for finished parts, with which a killed run goes on.
+        twin: seed -> the same architecture with fresh weights, for models that no spec names.
+        prompts: texts for models that take them, where `config.prompts` names none.
+        progress: called with a line of text per stage.
+        made_by: command or call, for the record.
+
+    Returns:
+        The atlas, saved where `out` is given.
+
+    Raises:
+        InterpError: bad settings, a model that makes no images, too few prompts, carriers or runs
+            that do not fit.
+    """
+    config = config or AtlasConfig()
+    clock = Clock(progress or (lambda line: None))
+    spec = model if isinstance(model, str) else None
+    with clock.stage("planted controls"):
+        controls = run_controls()
+    with clock.stage("load the model, make donors, recipients and others"):
+        loaded = load(model, device=config.device) if isinstance(model, str) else model
+        texts = config.prompts or tuple(prompts)
+        job = _prepare(loaded, config, texts, Path(out) if out is not None else None, clock)
+    make_twin = twin_maker(loaded, spec, twin)
+    parts = _measure(job, make_twin)
+    verdict = _judge(job, parts)
+    found = _record(job, parts, verdict, made_by)
+    found = dataclasses.replace(found, controls=tuple(map(record_check, controls.checks)))
+    if out is not None:
+        found.save(out)
+    return found
+
+
+def _prepare(
+    model: Model, config: AtlasConfig, prompts: Sequence[str], out: Path | None, clock: Clock
+) -> Job:
+    """Check everything that can be checked before the first swap, and make the unedited images."""
+    recipe = settle_recipe(model, config, prompts)
+    moments = list_moments(model, recipe.batch(0, 1, n_classes=model.n_classes))
+    calls = 1 if moments is None else len(moments)
+    sizes = choose_sizes(config, calls)
+    drawn = draw_recipes(model, recipe, config, sizes, prompts)
+    stages = list_carriers(model, drawn.recipient, "stages")
+    encoder = load(config.encoder, device=config.device) if "content" in config.attributes else None
+    identity = model.identity()
+    held_out = make_images(model, drawn.fit)
+    reference = held_out[: sizes.n_reference]
+    attributes = remember(make_attributes(reference, config.attributes, encoder=encoder), reference)
+    donors, recipients = (make_images(model, one) for one in (drawn.donor, drawn.recipient))
+    sides = (embed_images(x, attributes) for x in (donors, recipients, reference))
+    pairs = make_pairs(next(sides), next(sides), reference=next(sides))
+    key = {"weights": identity["components"], "spec": identity["spec"], "sizes": sizes._asdict()}
+    key |= {"config": dataclasses.asdict(config), "versions": identity["versions"]}
+    key |= {"drawn": [dataclasses.asdict(x) for x in drawn[:4]]}
+    return Job(
+        model=model,
+        config=config,
+        sizes=sizes,
+        recipe=recipe,
+        drawn=drawn,
+        attributes=attributes,
+        reference=reference,
+        held_out=held_out,
+        donors=donors,
+        recipients=recipients,
+        pairs=pairs,
+        sources=tuple(model.sources(drawn.donor)),
+        stages=stages,
+        calls=calls,
+        noise={m.call: m.log_snr for m in moments or ()},
+        folder=None if out is None else out / "parts" / recipe_hash(key),
+        tiles=Tiles(),
+        clock=clock,
+        warnings=[],
+    )
+
+
+@dataclasses.dataclass
+class _Parts:
+    """What was measured."""
+
+    arms: list[Any]
+    rows: list[CarrierRow]
+    maps: list[StepMap]
+    layers: list[LayerStudy]
+    kinds: list[KindRow]
+    evidence: list[SourceEvidence]
+    compactness: list[Any]
+    image: Any
+    shares: LayerShares
+    excess: Excess | None
+
+
+def _measure(job: Job, make_twin: MakeTwin) -> _Parts:
+    side, clock = independent_side(job), job.clock
+    arms = [record_arm(job, side, WHAT[side.name])]
+    rows = reference_rows(job, side)
+    with clock.stage("sources, each alone and all others together"):
+        sources = swap_all(job, side, source_carriers(job))
+        rows += _rows(job, side, sources)
+    kinds = list_kinds(job)
+    with clock.stage("stages, kinds and block outputs, each alone"):
+        table = swap_all(job, side, list_table(job, kinds))
+        rows += _rows(job, side, table)
+    maps = []
+    if job.calls > 1:
+        with clock.stage("stages within step windows"):
+            maps += [one for one in (make_map(job, side),) if one is not None]
+    other = shared_side(job)
+    if other is not None:
+        with clock.stage("equal noise, other class or text"):
+            arms.append(record_arm(job, other, WHAT[other.name]))
+            rows += _shared_rows(job, other)
+    with clock.stage("directions of the sources and of images"):
+        image = count_image(job)
+        evidence, compactness = weigh_sources(job, effects_of(sources), image)
+    study, shares, excess = share_labor(job, make_twin)
+    layers, found = [study], []
+    if kinds:
+        with clock.stage("kinds of modules: all subsets, and mean ablation"):
+            layers.append(share_kinds(job, kinds))
+            tiles = {row.name: row.images for row in rows if row.arm == side.name}
+            found = ablate_kinds(job, kinds, effects_of(table), tiles)
+    return _Parts(arms, rows, maps, layers, found, evidence, compactness, image, shares, excess)
+
+
+def _rows(job: Job, side: Side, found: dict[str, Swapped]) -> list[CarrierRow]:
+    return [make_row(job, side, one) for one in found.values()]
+
+
+def _shared_rows(job: Job, side: Side) -> list[CarrierRow]:
+    """Sources that differ in this arm, and the stages."""
+    fields = job.model.sources(job.drawn.donor)
+    names = [name for name, field in fields.items() if field in ("prompts", "classes")]
+    carriers = [one for one in source_carriers(job) if set(one.fields) & set(names)]
+    carriers = [one for one in carriers if set(one.fields) <= set(names)]
+    return _rows(job, side, swap_all(job, side, [*carriers, *job.stages]))
+
+
+def _judge(job: Job, parts: _Parts) -> VerdictRecord | None:
+    """The verdict; where the rule lacks something, a warning in its place."""
+    if parts.excess is None:
+        job.warnings.append("no verdict: the rule needs specialization beyond untrained twins")
+        return None
+    try:
+        return judge(parts.evidence, parts.shares, parts.excess)
+    except InputError as error:
+        job.warnings.append(f"no verdict: {error}")
+        return None
+
+
+def _record(job: Job, parts: _Parts, verdict: VerdictRecord | None, made_by: str) -> Atlas:
+    drawn, config = job.drawn, job.config
+    shared = dataclasses.asdict(job.recipe)
+    for name in ("n", "seed", "prompts", "classes"):
+        shared.pop(name)
+    seeds = list_training_seeds(job.model.name)
+    notes = [seed_sentence(seeds)]
+    if job.calls > 1:
+        notes.append(step_sentence(job.recipe.steps, job.calls, job.recipe.scheduler))
+    if config.quick:
+        job.warnings.append("A quick atlas: numbers too rough to quote.")
+    return Atlas(
+        model=_model_record(job, seeds),
+        attributes=tuple(
+            AttributeRecord(name, x.shape[1], ATTRIBUTES.get(name, name))
+            for name, x in job.pairs.donor.items()
+        ),
+        config=dataclasses.asdict(config),
+        recipe=shared,
+        n_pairs=job.pairs.n_pairs,
+        n_reference=len(job.reference),
+        seeds={**drawn.seeds, "all": config.seed},
+        arms=tuple(parts.arms),
+        carriers=tuple(parts.rows),
+        maps=tuple(parts.maps),
+        layers=tuple(parts.layers),
+        compactness=tuple(parts.compactness),
+        image_curve=parts.image,
+        kinds=tuple(parts.kinds),
+        controls=(),
+        verdict=verdict,
+        scope=scope_of(job.model.name),
+        not_measured=(*notes, *NOT_MEASURED),
+        seconds=dict(job.clock.seconds),
+        warnings=tuple(job.warnings),
+        made_by=made_by,
+        images=job.tiles.stack(),
+    )
+
+
+def _model_record(job: Job, seeds: Sequence[str]) -> ModelRecord:
+    about = job.model.identity()
+    return ModelRecord(
+        spec=about["spec"],
+        family=about["family"],
+        class_name=about["class"],
+        weights_sha256=about["weights_sha256"],
+        untrained=bool(about["untrained"]),
+        training_seeds=tuple(seeds),
+        versions={k: str(v) for k, v in about["versions"].items()},
+        image_size=(int(job.donors.shape[1]), int(job.donors.shape[2])),
+    )
