@@ -239,6 +239,47 @@ def run_edits(model: Model, edits: Sequence[tuple[Carrier, Edit]], batch: Batch)
         return _run(model, batch)
 
 
+def check_rerender(
+    model: Model, carriers: Sequence[Carrier], kept: Cache, batch: Batch, plain: Tensor
+) -> None:
+    """Put the recipients' own values back at all carriers in one run, and compare everything.
+
+    Every edit is compared with the rows that it replaces, and the images with those of the plain
+    run: where all are equal to the last bit, so is each carrier's run by itself.
+
+    Args:
+        model: the model.
+        carriers: those to check.
+        kept: the recipients' rows by (point, call).
+        batch: the recipients.
+        plain: their images.
+
+    Raises:
+        InputError: a row or a pixel differs: runs are not repeatable, and no swap can be measured.
+    """
+    odd: dict[str, None] = {}
+
+    def watched(carrier: Carrier) -> Edit:
+        put = _put(carrier, kept)
+
+        def edit(rows: Tensor, call: Call, half: slice) -> Tensor:
+            new = put(rows, call, half)
+            if not torch.equal(new, rows):
+                odd[call.point] = None
+            return new
+
+        return edit
+
+    again = run_edits(model, [(carrier, watched(carrier)) for carrier in carriers], batch)
+    worst = int((again.int() - plain.int()).abs().max())
+    if worst or odd:
+        where = f" and the rows at {', '.join(list(odd)[:4])}" if odd else ""
+        raise InputError(
+            f"putting the recipients' own values back changes a pixel by {worst}{where}; the runs "
+            "are not repeatable, so no swap can be measured"
+        )
+
+
 def _change(carrier: Carrier, edit: Edit, rows: Tensor, call: Call) -> Tensor:
     """Edit the guidance half that the carrier names, at its positions."""
     half = slice(None)

@@ -1,0 +1,182 @@
+"""One batch of a scan: donors and recipients once, then every carrier put in place."""
+
+from collections.abc import Container, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from interp.errors import InputError
+from interp.interventions.carriers import Carrier
+from interp.interventions.scan_parts import Arrays
+from interp.interventions.scheduling import select_calls
+from interp.interventions.sources import Batch, mix_fields
+from interp.interventions.swapping import (
+    Attribute,
+    Cache,
+    check_rerender,
+    embed_images,
+    iterate_batches,
+    push_carrier,
+    read_carriers,
+    swap_carriers,
+)
+from interp.models import Generation, Model, recording, replaying
+from interp.models.recording import Record
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """What a scan is of."""
+
+    model: Model
+    carriers: tuple[Carrier, ...]
+    roles: tuple[str, ...]
+    donor: Generation | Tensor
+    recipient: Generation | Tensor
+    attributes: Mapping[str, Attribute]
+    batch_size: int
+    images: int
+    seed: int
+
+    @property
+    def n(self) -> int:
+        """Rows of pairs."""
+        return self.donor.n if isinstance(self.donor, Generation) else len(self.donor)
+
+    @property
+    def n_batches(self) -> int:
+        """Batches of pairs."""
+        return -(-self.n // self.batch_size)
+
+    @property
+    def stride(self) -> int:
+        """Parts per batch: donors and recipients first, then one per carrier."""
+        return len(self.carriers) + 1
+
+    def batches(self) -> list[tuple[int, Batch, Batch]]:
+        """First row, donors and recipients of each batch."""
+        batches = iterate_batches(self.model, self.donor, self.recipient, self.batch_size)
+        return list(batches)
+
+
+class Opened(NamedTuple):
+    """Donors and recipients of a batch, run."""
+
+    start: int
+    one: Batch
+    other: Batch
+    donors: Tensor
+    recipients: Tensor
+    given: Cache
+    kept: Cache
+    record: Record | None
+    """Of the recipients' run; None where no carrier of points alone is left."""
+
+
+def open_batch(
+    job: Job, start: int, one: Batch, other: Batch, carriers: Sequence[Carrier]
+) -> Opened:
+    """Run donors and recipients once, and keep what the carriers need."""
+    model = job.model
+    names = tuple(dict.fromkeys(name for carrier in carriers for name in carrier.points))
+    plain = [carrier for carrier in carriers if carrier.points and not carrier.fields]
+    a, given = read_carriers(model, names, one)
+    if not plain:
+        b, kept = read_carriers(model, names, other)
+        return Opened(start, one, other, a, b, given, kept, None)
+    calls = {first_call(model, carrier, other) for carrier in plain}
+    points = tuple(dict.fromkeys(name for carrier in plain for name in carrier.points))
+    with recording(model, points, calls=calls) as record:
+        b, kept = read_carriers(model, names, other)
+    return Opened(start, one, other, a, b, given, kept, record)
+
+
+def first_call(model: Model, carrier: Carrier, batch: Batch) -> int:
+    """The first call at which a carrier edits."""
+    calls = calls_of(model, carrier, batch)
+    if calls is None:
+        return 0
+    # Longer than any sampler's schedule; a container of calls may be anything that has `in`.
+    return next((call for call in range(100_000) if call in calls), 0)
+
+
+def calls_of(model: Model, carrier: Carrier, batch: Batch) -> Container[int] | None:
+    """The calls at which a carrier edits a batch; None is all."""
+    return select_calls(model, batch, carrier.calls, carrier.window, carrier.axis)
+
+
+def make_base(job: Job, opened: Opened) -> Arrays:
+    """Embeddings and first images of donors and recipients; their own values put back as a check.
+
+    Raises:
+        InputError: putting them back changes a row or a pixel, so that nothing can be measured.
+    """
+    check_rerender(job.model, job.carriers, opened.kept, opened.other, opened.recipients)
+    return {
+        **_embedded(job, "donor", opened.donors, opened.start),
+        **_embedded(job, "recipient", opened.recipients, opened.start),
+    }
+
+
+def make_part(job: Job, opened: Opened, carrier: Carrier) -> Arrays:
+    """Embeddings and first images of one carrier's swap and of its random control."""
+    model = job.model
+    mixed = mix_fields(model, [carrier], opened.one, opened.other)
+    reuse = bool(carrier.points) and not carrier.fields and opened.record is not None
+    with replaying(model, opened.record) if reuse else nullcontext():  # pyright: ignore
+        swapped = swap_carriers(model, [carrier], opened.given, mixed)
+        found = _embedded(job, "swapped", swapped, opened.start)
+        if carrier.fields:
+            return found
+        entropy = (job.seed, opened.start)
+        caches = (opened.given, opened.kept)
+        moved = push_carrier(model, carrier, caches, opened.other, entropy)
+    return {**found, **_embedded(job, "random", moved, opened.start)}
+
+
+def _embedded(job: Job, side: str, images: Tensor, start: int) -> Arrays:
+    values = embed_images(images, job.attributes)
+    found = {f"{side}.{k}": values[name] for k, name in enumerate(job.attributes)}
+    return {**found, f"{side}.images": images[: max(0, job.images - start)].numpy()}
+
+
+def expected_arrays(job: Job, batch: int, carrier: Carrier | None) -> dict[str, int]:
+    """Names of a part's arrays with their numbers of rows; None is the part of donors."""
+    if carrier is None:
+        sides = ("donor", "recipient")
+    else:
+        sides = ("swapped",) if carrier.fields else ("swapped", "random")
+    start = batch * job.batch_size
+    rows = min(job.batch_size, job.n - start)
+    names = {f"{side}.{k}": rows for side in sides for k in range(len(job.attributes))}
+    return names | {f"{side}.images": max(0, min(rows, job.images - start)) for side in sides}
+
+
+def fits(job: Job, arrays: Arrays | None, batch: int, carrier: Carrier | None) -> bool:
+    """Whether a part that was read is one of this scan."""
+    if arrays is None:
+        return False
+    found = {name: len(value) for name, value in arrays.items() if np.ndim(value)}
+    return found == expected_arrays(job, batch, carrier)
+
+
+def check_pairs(job: Job, least: int, pair: Sequence[int] | None, embedded: bool = True) -> None:
+    """Refuse too few pairs and labels that repeat, before anything runs."""
+    n = job.n if pair is None else len(set(pair))
+    if n < least:
+        raise InputError(
+            f"{n} disjoint pairs: intervals need {least} or more; raise the recipes' n"
+        )
+    if pair is not None and len(pair) != job.n:
+        raise InputError(f"pair has {len(pair)} entries for {job.n} rows")
+    labels = [carrier.label for carrier in job.carriers]
+    twice = sorted({label for label in labels if labels.count(label) > 1})
+    if twice:
+        raise InputError(f"carriers of one name: {twice[:4]}; name them apart")
+    if embedded and not job.attributes:
+        raise InputError("no attribute: give one or more, as make_attributes builds them")
+    if job.batch_size < 1 or job.images < 0:
+        raise InputError(f"batch_size {job.batch_size} and images {job.images}: >= 1 and >= 0")
