@@ -24,6 +24,7 @@ from interp.cli.matching import SAEMatch, SAEShares
 from interp.cli.pages import DashboardBuild, DashboardServe, Demo
 from interp.cli.sae import SAECard, SAEConvert, SAEFormats, SAEPush, SAEShow
 from interp.cli.saes import Describe, Evaluate, Train, read_options, write_options
+from interp.cli.steering import Steer
 from interp.cli.stores import StoreInfo, StoreList, StoreMerge, StoreRemove, StoreVerify
 from interp.cli.sweeping import Sweep
 from interp.cli.zoo import ZooCard, ZooEvaluate, ZooList, ZooTrain
@@ -60,6 +61,7 @@ COMMANDS: Tree = {
     "sweep": Sweep,
     "evaluate": Evaluate,
     "describe": Describe,
+    "steer": Steer,
     "sae": (
         "SAEs as files: of this library and of others, cards, the hub.",
         {
