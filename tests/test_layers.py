@@ -13,7 +13,7 @@ import interp
 ROOT = Path(__file__).resolve().parents[1]
 
 # Frozen records that travel from layer to layer: any layer may name them.
-NOUNS = {"HookPoint", "Generation", "Encoding", "Rows", "Statistics"}
+NOUNS = {"HookPoint", "Generation", "Encoding", "Rows", "Statistics", "DoseResponse"}
 
 # A part (longest prefix of the importing module) -> the parts that it may import, beside itself and
 # `interp.errors`. A new module must find its place here.
@@ -54,16 +54,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         "interp.store",
     },
     "interp.features": {"interp.sae", "interp.store"},
-    # What steering did is plain data, which pages read too.
-    "interp.interventions.steering_record": {"interp.sae"},
     # The only part that sees both models and SAEs.
-    "interp.interventions": {
-        "interp.interventions.steering_record",
-        "interp.models",
-        "interp.sae",
-        "interp.store",
-        "interp.stats",
-    },
+    "interp.interventions": {"interp.models", "interp.sae", "interp.store", "interp.stats"},
     # The only module that sees both store and geometry.
     "interp.alignment": {
         "interp.store",
@@ -91,7 +83,6 @@ MAY_IMPORT: dict[str, set[str]] = {
         "interp.alignment",
         "interp.sae",
         "interp.atlas.record",
-        "interp.interventions.steering_record",
     },
     # The record of an atlas is plain data, which pages read too.
     "interp.atlas.codec": set(),

@@ -29,6 +29,6 @@ __all__ = [
     "serve",
     "shares_figure",
     "specialization_figure",
-    "step_map_figure",
     "steering_figure",
+    "step_map_figure",
 ]

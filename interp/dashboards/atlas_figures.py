@@ -75,24 +75,15 @@ def step_map_figure(atlas: Any, attribute: str, which: int = 0) -> "go.Figure":
 
     check_attribute(atlas, attribute)
     one = pick(atlas.maps, which, "map of steps")
-    alpha, damage = one.alpha.get(attribute, ()), one.damage.get(attribute, ())
+    alpha = one.alpha.get(attribute, ())
     z = [[row[j].value for row in alpha] for j in range(len(one.layers))]
-    texts = [[number(value) for value in line] for line in z]
-    hover = [
-        [
-            f"{escape(layer)}, {escape(window)}<br><b>{ALPHA} {interval(a[j])}</b>"
-            f"<br>damage {interval(d[j])}"
-            for window, a, d in zip(one.windows, alpha, damage or alpha, strict=False)
-        ]
-        for j, layer in enumerate(one.layers)
-    ]
     heat = go.Heatmap(
         z=z,
         x=list(range(len(one.windows))),
         y=list(range(len(one.layers))),
-        text=texts,
+        text=[[number(value) for value in line] for line in z],
         texttemplate="%{text}",
-        customdata=hover,
+        customdata=_map_hover(one, attribute),
         hovertemplate="%{customdata}<extra></extra>",
         colorscale="Cividis",
         zmin=0,
@@ -116,6 +107,18 @@ def step_map_figure(atlas: Any, attribute: str, which: int = 0) -> "go.Figure":
     )
     _layer_axis(figure.update_yaxes, one.layers)
     return figure
+
+
+def _map_hover(one: Any, attribute: str) -> list[list[str]]:
+    alpha, damage = one.alpha.get(attribute, ()), one.damage.get(attribute)
+    return [
+        [
+            f"{escape(layer)}, {escape(window)}<br><b>{ALPHA} {interval(alpha[w][j])}</b>"
+            f"<br>damage {interval(damage[w][j]) if damage else 'not measured'}"
+            for w, window in enumerate(one.windows[: len(alpha)])
+        ]
+        for j, layer in enumerate(one.layers)
+    ]
 
 
 def _window(name: str, noise: tuple[float | None, float | None]) -> str:

@@ -217,8 +217,8 @@ def _lane(label: str, one: Any, random: Any, scale: Scale, kind: str) -> Markup:
     marks += _marks(one, scale, kind)
     svg = tag("svg", marks, aria_hidden="true")
     numbers = tag("span", tag("b", number(one.value)), f" {bounds(one)}", class_="num")
-    beside = random is not None and known(random.value)
-    level = tag("small", f"random {number(random.value)}" if beside else "", class_="beside")
+    beside = "" if random is None else f"random {number(random.value)}"
+    level = tag("small", beside, class_="beside")
     named = tag("span", label, class_="lane-label")
     return tag("div", named, svg, numbers, level, class_=f"lane {kind}")
 

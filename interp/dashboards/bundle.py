@@ -107,10 +107,7 @@ def build_dashboard(
             length, steering of another SAE, or a folder that holds someone else's page.
     """
     out = Path(out)
-    loaded = [_load(item, "interp.features", "Features") for item in features]
-    aligned = [_load(item, "interp.alignment", "Alignment") for item in alignments]
-    matched = [_load(item, "interp.alignment.matching", "FeatureMatches") for item in matches]
-    _check_content(loaded, aligned, matched)
+    loaded, aligned, matched = _load_all(features, alignments, matches)
     by_hash, doses = _stores(stores), [load_steering(item) for item in steering]
     _check_stores(loaded, by_hash)
     places = place_steering(doses, loaded)
@@ -153,6 +150,20 @@ def _measured(features: Sequence[Any], evaluations: Any, substitutions: Any) -> 
         "evaluation": records.by_digest(evaluations, digests, "evaluations"),
         "substitution": records.by_digest(substitutions, digests, "substitutions"),
     }
+
+
+def _load_all(*given: Sequence[Any]) -> list[list[Any]]:
+    """Features, alignments and matches, from memory or from where they were saved."""
+    homes = (
+        ("interp.features", "Features"),
+        ("interp.alignment", "Alignment"),
+        ("interp.alignment.matching", "FeatureMatches"),
+    )
+    found = [
+        [_load(item, *home) for item in items] for items, home in zip(given, homes, strict=True)
+    ]
+    _check_content(*found)
+    return found
 
 
 def _load(item: Any, module: str, name: str) -> Any:

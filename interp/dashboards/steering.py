@@ -137,7 +137,7 @@ def steering_figure(dose: Any) -> "go.Figure":
     figure.update_layout(showlegend=True, legend={"orientation": "h", "y": -0.2, "yanchor": "top"})
     figure.update_layout(margin={"b": 205})
     # Below the legend.
-    figure.layout.annotations[-1].yshift = -150
+    figure["layout"]["annotations"][-1].yshift = -150
     figure.layout.annotations[-1].yshift = -118
     return figure
 
@@ -182,19 +182,9 @@ def _caption(dose: Any) -> str:
 
 
 def _draw_attribute(figure: Any, dose: Any, name: str, column: int) -> None:
-    x, first = list(dose.strengths), column == 1
     place = {"row": 2, "col": column}
-    for kind, words, line, band in BANDS:
-        rows = getattr(dose, kind).get(name, ())
-        if not rows:
-            continue
-        edge = [one.along for one in rows]
-        look: dict[str, Any] = {"x": x, "mode": "lines", "line": {"color": line, "width": 1}}
-        look |= {"legendgroup": kind, "hoverinfo": "skip"}
-        figure.add_scatter(y=[-v for v in edge], showlegend=False, **look, **place)
-        fill = {"fill": "tonexty", "fillcolor": band, "name": words, "showlegend": first}
-        figure.add_scatter(y=edge, **fill, **look, **place)
-    rows = dose.responses[name]
+    _draw_bands(figure, dose, name, place)
+    rows, first = dose.responses[name], column == 1
     reach = {
         "type": "data",
         "symmetric": False,
@@ -203,29 +193,40 @@ def _draw_attribute(figure: Any, dose: Any, name: str, column: int) -> None:
         "thickness": 1.5,
         "width": 3,
     }
+    look = {"x": list(dose.strengths), "showlegend": first, **place}
     figure.add_scatter(
-        x=x,
         y=[one.along for one in rows],
         error_y=reach,
         name="along the attribute's axis",
-        showlegend=first,
         mode="lines+markers",
         line={"color": ACCENT, "width": 2},
         hovertemplate="strength %{x:.3g}: %{y:.3f}<extra></extra>",
-        **place,
+        **look,
     )
     figure.add_scatter(
-        x=x,
         y=[one.size for one in rows],
         name="in any direction",
-        showlegend=first,
         mode="lines",
         line={"color": ACCENT, "width": 1.5, "dash": "dot"},
         hovertemplate="strength %{x:.3g}: %{y:.3f} in any direction<extra></extra>",
-        **place,
+        **look,
     )
     title = "change (seed distances)" if first else ""
     figure.update_yaxes(title=title, zeroline=True, **place)
+
+
+def _draw_bands(figure: Any, dose: Any, name: str, place: dict[str, int]) -> None:
+    """The random directions: from minus to plus their largest change along the axis."""
+    for kind, words, line, band in BANDS:
+        rows = getattr(dose, kind).get(name, ())
+        if not rows:
+            continue
+        edge, x = [one.along for one in rows], list(dose.strengths)
+        look: dict[str, Any] = {"x": x, "mode": "lines", "line": {"color": line, "width": 1}}
+        look |= {"legendgroup": kind, "hoverinfo": "skip", **place}
+        figure.add_scatter(y=[-v for v in edge], showlegend=False, **look)
+        fill = {"fill": "tonexty", "fillcolor": band, "name": words}
+        figure.add_scatter(y=edge, showlegend=place["col"] == 1, **fill, **look)
 
 
 def distance_ratios(rows: Sequence[Any]) -> dict[str, list[float | None]]:
