@@ -79,7 +79,8 @@ def write_part(out: Path, index: int, arrays: Arrays) -> None:
 def read_part(out: Path, index: int) -> Arrays | None:
     """Return a part, or None where it is absent or damaged (every array has a checksum)."""
     try:
-        with np.load(part_path(out, index), allow_pickle=False) as file:
+        data = io.BytesIO(part_path(out, index).read_bytes())
+        with np.load(data, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zipfile.LargeZipFile):
         return None

@@ -25,7 +25,7 @@ def builders(module: str) -> Any:
 @functools.cache
 def unet() -> Model:
     """A U-Net of 8 x 8 pixels in the own loop, three classes and a null class."""
-    from diffusers import DDIMScheduler
+    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
     net = builders("tiny").adm_net()
     return UNet(net, "test:unet", scheduler=DDIMScheduler(), n_classes=3, null_class=3)
@@ -58,7 +58,8 @@ def zoo(name: str) -> Model:
 @functools.cache
 def dit() -> Model:
     """A DiT of 8 x 8 pixels in the own loop."""
-    from diffusers import DDIMScheduler, DiTTransformer2DModel
+    from diffusers.models.transformers.dit_transformer_2d import DiTTransformer2DModel
+    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

@@ -45,6 +45,12 @@ def gan():
     return networks.zoo("gan")
 
 
+def _moments(model, batch):
+    found = list_moments(model, batch)
+    assert found is not None
+    return found
+
+
 def _swap(model, carriers, donor=DONOR, recipient=RECIPIENT):
     found = interchange(model, carriers, donor, recipient)
     assert all(one.rerender == 0 for one in found)
@@ -67,7 +73,7 @@ PIPES = {
 def test_the_calls_of_a_pipeline_are_known_before_it_runs(name):
     model = networks.pipe(name)
     batch = Generation(n=2, steps=3, **PIPES[name]).batch(0, 2)
-    expected = list_moments(model, batch)
+    expected = _moments(model, batch)
     with reading(model, ["x_t"]) as reader:
         model.generate(batch)
     assert [read.call for read in reader.calls] == [moment.call for moment in expected]
@@ -80,30 +86,31 @@ def test_the_calls_of_a_pipeline_are_known_before_it_runs(name):
 def test_samplers_that_call_more_often_than_they_step_are_known_too(unet, sampler):
     # PNDM's first steps take four.
     batch = replace(DONOR, scheduler=sampler, steps=4).batch(0, 1)
-    expected = list_moments(unet, batch)
+    expected = _moments(unet, batch)
     with reading(unet, ["x_t"]) as reader:
         unet.generate(batch)
     assert [read.t for read in reader.calls] == pytest.approx([one.t for one in expected])
 
 
 def test_dynamic_shifting_of_flow_pipelines_is_known_too():
-    from diffusers import FlowMatchEulerDiscreteScheduler
+    from diffusers.schedulers import scheduling_flow_match_euler_discrete as flow
 
     for name in ("sd3", "flux"):
         pipe = networks.builders("tiny_pipes").PIPES[name].__wrapped__()
         pipe.set_progress_bar_config(disable=True)
-        pipe.scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
+        pipe.scheduler = flow.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
         model = load(pipe)
         batch = Generation(n=1, steps=3, prompts=("a",)).batch(0, 1)
         with reading(model, ["x_t"]) as reader:
             model.generate(batch)
-        times = [moment.t for moment in list_moments(model, batch)]
+        times = [moment.t for moment in _moments(model, batch)]
         assert [read.t for read in reader.calls] == pytest.approx(times, rel=1e-5)
 
 
 def test_a_window_is_the_calls_that_it_holds_on_every_axis(unet):
-    moments = list_moments(unet, DONOR.batch(0, 1))
+    moments = _moments(unet, DONOR.batch(0, 1))
     t, level = moments[1].t, moments[1].log_snr
+    assert t is not None
     calls = [
         {"calls": (1, 2)},
         {"window": (1, 3)},

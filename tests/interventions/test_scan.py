@@ -1,0 +1,365 @@
+"""The scan: exact effects, controls, resumption to the same bytes, shards, cost, bad input."""
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from interp.errors import InputError
+from interp.interventions import (
+    Carrier,
+    estimate_scan,
+    interchange,
+    list_carriers,
+    measure_interchange,
+    scan,
+    scan_batches,
+    split_calls,
+)
+from interp.interventions.scan_parts import find_rank, read_part
+from interp.models import Generation
+from tests.interventions import networks
+
+DONOR = Generation(n=12, seed=0, steps=2, classes=(0, 1))
+RECIPIENT = Generation(n=12, seed=100, steps=2, classes=(1, 2))
+CODES = Generation(n=12, seed=0), Generation(n=12, seed=100)
+ROOT = Path(__file__).resolve().parents[2]
+
+ATTRIBUTES = {
+    "pixels": lambda x: x.double().flatten(1)[:, ::7] / 255,
+    "color": lambda x: x.double().mean((1, 2)) / 255,
+}
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting_for_the_disk(monkeypatch):
+    """What fsync adds only a power cut can show."""
+    monkeypatch.setattr("os.fsync", lambda fd: None)
+
+
+@pytest.fixture(scope="module")
+def unet():
+    return networks.unet()
+
+
+@pytest.fixture(scope="module")
+def gan():
+    return networks.zoo("gan")
+
+
+@pytest.fixture(scope="module")
+def reference(unet):
+    return unet.generate(replace(DONOR, seed=500).batch(0, 12))
+
+
+@pytest.fixture(scope="module")
+def carriers(unet):
+    some = list_carriers(unet, DONOR)
+    names = ("x_T", "classes", "mid_block.resnets.0:delta", "skip.1", "up_blocks.0.resnets.0")
+    return [carrier for carrier in some if carrier.label in names]
+
+
+def _scan(model, carriers, reference, **options):
+    options = {"batch_size": 8, "n_resamples": 30, "images": 9, **options}
+    sides = (DONOR, RECIPIENT)
+    return scan(model, carriers, *sides, ATTRIBUTES, reference, **options)
+
+
+def _files(folder):
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.iterdir())
+    }
+
+
+def test_a_scan_is_the_interchange_of_each_carrier(unet, carriers, reference):
+    whole = _scan(unet, carriers, reference)
+    assert whole.complete
+    assert whole.images is not None
+    assert list(whole.effects) == [carrier.label for carrier in carriers]
+    singles = interchange(unet, carriers, DONOR, RECIPIENT, batch_size=8)
+    roles = [found.role for found in singles]
+    for found, carrier in zip(singles, carriers, strict=True):
+        label = carrier.label
+        tests = roles.count(found.role)
+        effect, random = measure_interchange(
+            found, ATTRIBUTES, reference, n_tests=tests, n_resamples=30
+        )
+        assert whole.effects[label] == effect
+        assert whole.random[label] == random
+        assert torch.equal(whole.images.swapped[label], found.swapped[:9])
+        assert torch.equal(whole.images.recipient, found.recipient[:9])
+    assert whole.random["x_T"] is None
+    assert whole.effects["x_T"].role == "source"
+
+
+def test_prefix_reuse_changes_nothing(unet, carriers, reference, monkeypatch):
+    late = split_calls(unet, DONOR, carriers, 2)[1]
+    reused = _scan(unet, [*carriers, *late], reference)
+    # Without it every run goes from its start.
+    monkeypatch.setattr(scan_batches, "replaying", lambda *_: nullcontext())
+    plain = _scan(unet, [*carriers, *late], reference)
+    for label, values in plain.swapped.items():
+        for name, rows in values.items():
+            assert np.array_equal(rows, reused.swapped[label][name])
+    assert plain.effects == reused.effects
+    assert plain.random == reused.random
+
+
+def test_all_sources_together_are_the_donor_and_tau_says_so(gan):
+    reference = gan.generate(replace(CODES[0], seed=500).batch(0, 12))
+    full = [Carrier(fields=("z", "noise"), name="all"), Carrier(("w_plus.0",))]
+    found = scan(gan, full, *CODES, ATTRIBUTES, reference, n_resamples=20, images=2)
+    row = found.effects["all"].attributes["pixels"]
+    assert (row.alpha, row.beta) == (1, 0)
+    assert found.tau["all"]["pixels"] == pytest.approx(1)
+    assert 0 < (found.tau["w_plus.0"]["pixels"] or 0) < 1
+    assert found.images is not None
+    assert torch.equal(found.images.swapped["all"], found.images.donor)
+
+
+def test_a_scan_that_stops_goes_on_to_the_same_bytes(unet, carriers, reference, tmp_path):
+    whole = _scan(unet, carriers, reference, out=tmp_path / "whole")
+    seen = []
+
+    def stop(done, total, what):
+        seen.append((done, total, what))
+        if done == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        _scan(unet, carriers, reference, out=tmp_path / "cut", progress=stop)
+    assert len(_files(tmp_path / "cut")) == 5
+    assert seen[0][:2] == (0, 12)
+    assert "5 carriers x 12 pairs: 22 runs of a batch" in seen[0][2]
+    assert seen[1][2] == "donors and recipients, batch 1 of 2"
+    again = _scan(unet, carriers, reference, out=tmp_path / "cut")
+    assert _files(tmp_path / "cut") == _files(tmp_path / "whole")
+    assert again.effects == whole.effects
+    assert again.recomputed == ()
+
+
+def test_a_complete_folder_is_read_without_running_the_model(
+    unet, carriers, reference, tmp_path, monkeypatch
+):
+    first = _scan(unet, carriers, reference, out=tmp_path)
+
+    def run(*_):
+        raise AssertionError("the model ran")
+
+    monkeypatch.setattr(unet.root, "forward", run)
+    assert _scan(unet, carriers, reference, out=tmp_path).effects == first.effects
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "of another shape", "empty"])
+def test_a_damaged_part_is_made_again_and_named(unet, carriers, reference, tmp_path, damage):
+    _scan(unet, carriers, reference, out=tmp_path)
+    before = _files(tmp_path)
+    path = tmp_path / "part-000003.npz"
+    data = path.read_bytes()
+    if damage == "truncated":
+        path.write_bytes(data[: len(data) // 2])
+    elif damage == "flipped":
+        middle = len(data) // 2
+        path.write_bytes(data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :])
+    elif damage == "empty":
+        path.write_bytes(b"")
+    else:
+        path.write_bytes((tmp_path / "part-000000.npz").read_bytes())
+    found = _scan(unet, carriers, reference, out=tmp_path)
+    assert found.recomputed == ("part-000003.npz",)
+    assert _files(tmp_path) == before
+
+
+CHANGES = {
+    "recipe": ({}, {"seed": 200}, {}, "donor.seed was 0, is 200"),
+    "carriers": ({"drop": True}, {}, {}, "carrier 4 was .* is null"),
+    "options": ({}, {}, {"batch_size": 6}, "batch_size was 8, is 6"),
+}
+
+
+@pytest.mark.parametrize("case", CHANGES)
+def test_a_folder_of_another_scan_is_refused_with_what_differs(
+    unet, carriers, reference, tmp_path, case
+):
+    change, recipe, options, message = CHANGES[case]
+    _scan(unet, carriers[:5], reference, out=tmp_path)
+    chosen = carriers[:4] if change else carriers[:5]
+    sides = (replace(DONOR, **recipe), replace(RECIPIENT))
+    options = {"batch_size": 8, "images": 9, "out": tmp_path, **options}
+    with pytest.raises(InputError, match=message):
+        scan(unet, chosen, *sides, ATTRIBUTES, reference, **options)
+
+
+def test_other_weights_and_other_attributes_are_another_scan(
+    unet, carriers, reference, tmp_path, monkeypatch
+):
+    _scan(unet, carriers[2:], reference, out=tmp_path)
+    known = unet.identity()
+    other = {**known, "components": {"root": "0" * 64}}
+    with monkeypatch.context() as patch:
+        patch.setattr(unet, "identity", lambda: other)
+        with pytest.raises(InputError, match=r"model\.weights was"):
+            _scan(unet, carriers[2:], reference, out=tmp_path)
+    brighter = {**ATTRIBUTES, "color": lambda x: x.double().mean((1, 2)) / 100}
+    sides, options = (DONOR, RECIPIENT), {"batch_size": 8, "images": 9, "out": tmp_path}
+    with pytest.raises(InputError, match="attribute color was"):
+        scan(unet, carriers[2:], *sides, brighter, reference, **options)
+
+
+def _work(rank, world, folder, kill_after=0):
+    """One process of a sharded scan, as a program; it kills itself after some parts."""
+    code = f"""
+import os, signal, sys, warnings
+warnings.simplefilter("ignore")
+sys.path.insert(0, {str(ROOT)!r})
+import torch
+torch.set_num_threads(1)
+from tests.interventions import networks, test_scan as t
+def report(done, total, what):
+    if {kill_after} and done == {kill_after}:
+        os.kill(os.getpid(), signal.SIGKILL)
+model = networks.unet()
+reference = model.generate(t.replace(t.DONOR, seed=500).batch(0, 12))
+some = t.list_carriers(model, t.DONOR)[:4]
+found = t._scan(model, some, reference, out={str(folder)!r}, progress=report)
+print(found.missing, found.n_parts)
+"""
+    places = {} if world == 1 else {"RANK": str(rank), "WORLD_SIZE": str(world)}
+    environment = {**os.environ, **places, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True
+    )
+
+
+@pytest.mark.slow
+def test_a_killed_process_and_two_ranks_end_in_the_bytes_of_one(unet, tmp_path):
+    alone = _work(0, 1, tmp_path / "one")
+    killed = _work(0, 2, tmp_path / "two", kill_after=2)
+    other = _work(1, 2, tmp_path / "two")
+    assert alone.communicate()[0].split() == ["0", "10"]
+    killed.communicate()
+    assert killed.returncode == -signal.SIGKILL
+    left = int(other.communicate()[0].split()[0])
+    # Even parts are those of rank 0, which made two before it was killed.
+    assert left == 3
+    assert _work(0, 2, tmp_path / "two").communicate()[0].split() == ["0", "10"]
+    assert _files(tmp_path / "two") == _files(tmp_path / "one")
+
+
+def test_the_last_of_two_ranks_gathers(unet, carriers, reference, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    first = _scan(unet, carriers, reference, out=tmp_path)
+    assert (first.missing, first.n_parts, first.effects) == (6, 12, {})
+    assert not first.complete
+    monkeypatch.setenv("RANK", "0")
+    last = _scan(unet, carriers, reference, out=tmp_path)
+    assert last.complete
+    monkeypatch.delenv("RANK")
+    assert _scan(unet, carriers, reference).effects == last.effects
+    monkeypatch.setenv("RANK", "2")
+    with pytest.raises(InputError, match="RANK='2' and WORLD_SIZE='2'"):
+        find_rank()
+    monkeypatch.setenv("RANK", "0")
+    with pytest.raises(InputError, match="2 processes share a scan through a folder"):
+        _scan(unet, carriers, reference)
+
+
+def test_the_cost_counts_runs_and_the_blocks_that_reuse_leaves(unet, carriers):
+    early, late = (part[-1] for part in split_calls(unet, DONOR, carriers, 2))
+    block = carriers[-1]
+    costs = [
+        estimate_scan(unet, [one], DONOR, RECIPIENT, batch_size=8, probe=False)
+        for one in (block, early, late)
+    ]
+    assert [cost.runs for cost in costs] == [10, 10, 10]
+    assert {cost.seconds for cost in costs} == {None}
+    blocks = costs[0].block_runs // 20
+    assert costs[0].block_runs == 20 * blocks
+    whole, first, second = (cost.block_runs_left for cost in costs)
+    assert whole == first < costs[0].block_runs
+    # Of four edited runs, each is without the first of two calls.
+    assert first - second == 4 * blocks
+    source = estimate_scan(unet, carriers[:1], DONOR, RECIPIENT, batch_size=8, probe=False)
+    assert (source.runs, source.n_parts) == (8, 4)
+    assert source.block_runs_left == source.block_runs
+
+
+def test_the_cost_in_seconds_is_that_of_a_timed_run(unet, carriers):
+    cost = estimate_scan(unet, carriers, DONOR, RECIPIENT, ATTRIBUTES, batch_size=8)
+    assert (cost.seconds or 0) > 0
+    assert cost.bytes > 0
+    assert "5 carriers x 12 pairs" in str(cost)
+
+
+def test_the_estimated_memory_is_that_of_the_cached_rows(unet, carriers):
+    some = [carrier for carrier in carriers if carrier.points]
+    cost = estimate_scan(unet, some, DONOR, RECIPIENT, batch_size=12, probe=False)
+    names = [name for carrier in some for name in carrier.points]
+    from interp.interventions.swapping import read_carriers
+
+    _, cache = read_carriers(unet, names, DONOR.batch(0, 12, n_classes=3))
+    assert cost.bytes == 2 * sum(rows.nbytes for rows in cache.values())
+
+
+def test_runs_that_do_not_repeat_are_refused(unet, carriers, reference, monkeypatch):
+    counter = iter(range(10**6))
+    block = unet.root.get_submodule("mid_block.resnets.0")
+    handle = block.register_forward_hook(lambda m, a, out: out + 1e-3 * next(counter))
+    try:
+        with pytest.raises(InputError, match=r"changes a pixel by \d+ and the rows at mid"):
+            _scan(unet, carriers, reference)
+    finally:
+        handle.remove()
+
+
+def test_what_cannot_be_scanned_is_refused_before_anything_runs(
+    unet, carriers, reference, monkeypatch
+):
+    def run(*_):
+        raise AssertionError("the model ran")
+
+    monkeypatch.setattr(unet.root, "forward", run)
+    few = (replace(DONOR, n=9), replace(RECIPIENT, n=9))
+    with pytest.raises(InputError, match="9 disjoint pairs: intervals need 10"):
+        scan(unet, carriers, *few, ATTRIBUTES, reference)
+    with pytest.raises(InputError, match="6 disjoint pairs"):
+        _scan(unet, carriers, reference, pair=[i // 2 for i in range(12)])
+    with pytest.raises(InputError, match=r"carriers of one name: \['skip.1'\]"):
+        _scan(unet, [*carriers, Carrier(("skip.1",))], reference)
+    with pytest.raises(InputError, match="no attribute"):
+        scan(unet, carriers, DONOR, RECIPIENT, {}, reference)
+    with pytest.raises(InputError, match="batch_size 0"):
+        _scan(unet, carriers, reference, batch_size=0)
+    with pytest.raises(InputError, match="pair has 11 entries for 12 rows"):
+        _scan(unet, carriers, reference, pair=list(range(11)))
+
+
+def test_reference_images_of_another_size_are_refused_after_the_first_donors(
+    unet, gan, carriers, monkeypatch
+):
+    large = gan.generate(CODES[0].batch(0, 12))
+    with pytest.raises(InputError, match=r"pixels of the reference images has 439 numbers, .* 28"):
+        _scan(unet, carriers, large)
+
+
+def test_parts_hold_float64_and_the_first_images(unet, carriers, reference, tmp_path):
+    _scan(unet, carriers, reference, out=tmp_path)
+    part = read_part(tmp_path, 9)
+    assert part is not None
+    assert part["swapped.0"].dtype == np.float64
+    # Two batches of 8 and 4 rows, of which 9 keep their images.
+    assert [len(part[name]) for name in ("swapped.1", "swapped.images", "random.images")] == [
+        4,
+        1,
+        1,
+    ]
