@@ -16,6 +16,7 @@ from interp.interventions.compactness import (
     measure_compactness,
     measure_kept,
 )
+from interp.interventions.confirmatory import Confirmatory, Tested, holm_effects
 from interp.interventions.directions import (
     Directions,
     collect_codes,
@@ -115,6 +116,7 @@ __all__ = [
     "Carrier",
     "Check",
     "Compactness",
+    "Confirmatory",
     "Controls",
     "Correlation",
     "Cost",
@@ -140,6 +142,7 @@ __all__ = [
     "Specialization",
     "Study",
     "Substitution",
+    "Tested",
     "Verdict",
     "ablate",
     "available_raw",
@@ -161,6 +164,7 @@ __all__ = [
     "ganspace",
     "guidance_edits",
     "guide_by_classifier",
+    "holm_effects",
     "interchange",
     "interfacegan",
     "join",
