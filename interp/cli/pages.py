@@ -2,12 +2,16 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
 import interp
+from interp import Generation, InterpError
+from interp.cli.capturing import Which
+from interp.cli.steering import REFERENCE, SEED
 from interp.demo import DemoConfig
+from interp.sae import load_sae
 
 
 @dataclass(frozen=True)
@@ -48,18 +52,54 @@ class DashboardBuild:
 
 @dataclass(frozen=True)
 class DashboardServe:
-    """Show a dashboard at an address of this machine alone, until stopped."""
+    """Show a dashboard at an address of this machine alone, until stopped.
+
+    With --live, the pages of the features of these SAEs get a panel that steers the model and shows
+    what it makes; --n, --seed, --steps ... are then those of the clean runs that set the unit of
+    strengths (and --steps, --guidance ... those of the pictures).
+
+    Example: interp dashboard serve dashboard --live zoo:gan --sae runs/w
+    """
 
     path: Positional[Path] = Path("dashboard")
     """Folder of the page."""
     port: int = 8765
     """Port on 127.0.0.1; 0 chooses a free one."""
+    live: str = ""
+    """Model to steer: zoo:gan, diffusers:<id or folder>, ...; none: only show."""
+    sae: tuple[Path, ...] = ()
+    """SAEs of the page: run directories, folders or files."""
+    recipe: Annotated[Generation, arg(name="")] = field(
+        default_factory=lambda: Generation(n=REFERENCE, seed=SEED)
+    )
+    which: Annotated[Which, arg(name="")] = field(default_factory=Which)
 
     def run(self) -> None:
-        """Serve until interrupted."""
+        """Print the address and serve until interrupted."""
         from interp.dashboards import serve
 
-        serve(self.path, self.port)
+        if bool(self.live) != bool(self.sae):
+            raise InterpError("live steering needs --live MODEL and --sae RUN")
+        live = self._live() if self.live else None
+        serve(self.path, self.port, live=live, ready=lambda where: print(where, flush=True))
+
+    def _live(self) -> Any:
+        from interp.dashboards import Dial, Live, LiveSAE
+        from interp.interventions import LIVE_RANGES, make_renderer
+
+        model = self.which.load(self.live)
+        saes = [load_sae(path) for path in self.sae]
+        render = make_renderer(model, saes, self.recipe)
+        one = self.recipe
+        points = [(sae.point or {})["name"] for sae in saes]
+        steered = zip(saes, points, strict=True)
+        return Live(
+            model.name,
+            {sae.digest: LiveSAE(point, sae.n_latents) for sae, point in steered},
+            {mode: Dial(*ends) for mode, ends in LIVE_RANGES.items()},
+            lambda request: render(*request),
+            {"steps": one.steps, "guidance": one.guidance, "prompts": list(one.prompts)},
+        )
 
 
 @dataclass(frozen=True)

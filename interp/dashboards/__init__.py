@@ -12,10 +12,15 @@ from interp.dashboards.atlas_figures import (
 from interp.dashboards.atlas_overview import atlas_figure
 from interp.dashboards.bundle import build_dashboard
 from interp.dashboards.figures import comparison_figure, feature_figure, layer_profile_figure
+from interp.dashboards.live import Dial, Live, LiveRequest, LiveSAE
 from interp.dashboards.server import make_server, serve
 from interp.dashboards.steering import steering_figure
 
 __all__ = [
+    "Dial",
+    "Live",
+    "LiveRequest",
+    "LiveSAE",
     "atlas_figure",
     "build_atlas_page",
     "build_dashboard",

@@ -76,6 +76,7 @@ from interp.interventions.scanning import play_carriers
 from interp.interventions.scheduling import Moment, list_moments
 from interp.interventions.sources import put_latents, read_latents
 from interp.interventions.steering import estimate_steering, steer
+from interp.interventions.steering_live import LIVE_RANGES, make_renderer
 from interp.interventions.steering_record import DoseResponse
 from interp.interventions.substitute import (
     Substitution,
@@ -104,6 +105,7 @@ from interp.interventions.verdict import (
 __all__ = [
     "ABLATIONS",
     "ATTRIBUTES",
+    "LIVE_RANGES",
     "PLANTED",
     "RAW",
     "UNRELATED_TAU",
@@ -180,6 +182,7 @@ __all__ = [
     "make_pairs",
     "make_pca_basis",
     "make_random_basis",
+    "make_renderer",
     "measure_compactness",
     "measure_effect",
     "measure_interchange",
