@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from interp.dashboards import atlas_sections as sections
-from interp.dashboards.atlas_grid import Sheet, arm_table, make_sheet, pictures_table
+from interp.dashboards.atlas_grid import Sheet, arm_pictures, arm_table, make_sheet
 from interp.dashboards.atlas_html import Markup, fold, join, missing, section, tag
 from interp.dashboards.atlas_parts import limits_part, provenance_part, reading_part, verdict_part
 from interp.dashboards.encode import to_script_json
@@ -87,7 +87,8 @@ def _check_target(target: Path) -> None:
 
 def atlas_html(atlas: Any) -> str:
     """Return the page of an `Atlas` as one HTML text."""
-    sheet, charts = make_sheet(atlas.images), sections.Charts()
+    sheet = make_sheet(atlas.images)
+    charts = sections.Charts(sheet)
     main = join(
         _head(atlas),
         tag("p", atlas.scope, class_="scope") if atlas.scope else None,
@@ -134,7 +135,7 @@ def _carriers(atlas: Any, sheet: Sheet) -> Markup:
         )
         parts.append(tag("div", arm_table(atlas, arm, sheet), class_="panel flush"))
         words = f"All pictures of this arm: {arm.name}"
-        parts.append(fold(words, pictures_table(atlas, arm, sheet), class_="panel"))
+        parts.append(fold(words, arm_pictures(atlas, arm, sheet), class_="panel"))
     parts.append(tag("div", sections.raw_part(atlas), class_="panel"))
     return join(parts)
 

@@ -123,8 +123,8 @@ def _map_hover(one: Any, attribute: str) -> list[list[str]]:
 
 def _window(name: str, noise: tuple[float | None, float | None]) -> str:
     if not all(map(known, noise)):
-        return escape(name)
-    return f"{escape(name)}<br>{number(noise[0], 1)} to {number(noise[1], 1)}"
+        return short(name, 16)
+    return f"{short(name, 16)}<br>{number(noise[0], 1)} to {number(noise[1], 1)}"
 
 
 def _layer_axis(update: Any, layers: Sequence[str], **more: Any) -> None:

@@ -275,16 +275,20 @@ def _words(row: Any, name: str, cell: Any, random: Any) -> str:
     return "; ".join(parts)
 
 
-def pictures_table(atlas: Any, arm: Any, sheet: Sheet) -> Markup:
+def arm_pictures(atlas: Any, arm: Any, sheet: Sheet) -> Markup:
     """Return every shown pair of an arm: donors, recipients, and what each carrier made of them."""
+    shown = [row for row in atlas.carriers if row.arm == arm.name and row.images]
+    rows = [(f"{row.name} ({row.role})", row.images) for row in shown]
+    return pictures_table(arm, rows, sheet)
+
+
+def pictures_table(arm: Any, rows: Sequence[tuple[str, Sequence[int]]], sheet: Sheet) -> Markup:
+    """Return named rows of tiles under the donors and recipients of an arm, a column per pair."""
     count = min(len(arm.donors), len(arm.recipients))
     if not count:
         return missing("This run kept no pictures of the arm.")
-    rows = [("A donor", arm.donors), ("B recipient", arm.recipients)]
-    shown = [row for row in atlas.carriers if row.arm == arm.name and row.images]
-    rows += [(f"{row.name} ({row.role})", row.images) for row in shown]
     lines = []
-    for name, tiles in rows:
+    for name, tiles in (("A donor", arm.donors), ("B recipient", arm.recipients), *rows):
         cells = [
             tag("td", tile(sheet, index, f"{name}, pair {i + 1}"))
             for i, index in enumerate(tiles[:count])

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from interp.dashboards import atlas_figures as draw
+from interp.dashboards.atlas_grid import Sheet, pictures_table
 from interp.dashboards.atlas_html import (
     ALPHA,
     MINUS,
@@ -30,7 +31,8 @@ KINDS = {
 class Charts:
     """The figures of a page, in the order in which they are placed."""
 
-    def __init__(self) -> None:
+    def __init__(self, sheet: Sheet) -> None:
+        self.sheet = sheet
         self.figures: list[Any] = []
 
     def place(self, make: Callable[[], Any]) -> Markup:
@@ -268,7 +270,20 @@ def kinds_part(atlas: Any, charts: Charts) -> Markup:
     rows = [(kind.name, len(kind.points), *_kind_cells(kind, names)) for kind in atlas.kinds]
     heads = [f"{what} {name}" for name in names for what in (ALPHA, "damage")]
     numbers = fold("Numbers", table(("kind", "points", *heads), rows, "Kinds of module"))
-    return join(how, tag("div", figures, class_="row"), numbers)
+    return join(
+        how, tag("div", figures, class_="row"), _kind_pictures(atlas, charts.sheet), numbers
+    )
+
+
+def _kind_pictures(atlas: Any, sheet: Sheet) -> Markup | None:
+    """What swapping and ablating each kind made of the first arm's recipients."""
+    rows = [(f"{kind.name}, swapped", kind.swapped_images) for kind in atlas.kinds]
+    rows += [(f"{kind.name}, mean-ablated", kind.ablated_images) for kind in atlas.kinds]
+    rows = [row for row in rows if row[1]]
+    if not rows or not atlas.arms:
+        return None
+    table = pictures_table(atlas.arms[0], rows, sheet)
+    return fold("Pictures of the kinds", table, class_="panel")
 
 
 def _kind_cells(kind: Any, names: Sequence[str]) -> list[str]:
