@@ -144,7 +144,9 @@ def recording(
         PointError: a point does not exist, or the network is compiled.
         InputError: something is edited meanwhile, or there is no run or more than one.
     """
-    names = tuple(model.points) if points is None else tuple(dict.fromkeys(points))
+    # Found before the run: finding them is a run of its own.
+    every = tuple(model.points)
+    names = every if points is None else tuple(dict.fromkeys(points))
     for name in names:
         model.point(name)
     record = Record(model, names)

@@ -31,7 +31,8 @@ def replaying(model: Model, record: Record) -> Iterator[None]:
     every module that ended before the first edited place does. Which edits there are is known from
     `editing` itself, entered before or after; hooks of modules that are not inside a replayed one
     fire as ever, and `reading` a point makes its owners run. Hooks of your own inside replayed
-    modules do not fire. The images are those without this context, bit for bit.
+    modules do not fire. Without an edit everything is computed. The images are those without this
+    context, bit for bit.
 
     Args:
         model: the recorded model, unchanged.
@@ -79,7 +80,7 @@ def work_left(record: Record, points: Sequence[str], calls: Container[int] | Non
     for page in record.pages.values():
         free = -1
         for i, run in enumerate(page.runs):
-            usable = first is None or (page.call, run.stop) <= first
+            usable = first is not None and (page.call, run.stop) <= first
             if run.start > free and i in page.outputs and usable:
                 reused += run.seconds
                 free = run.stop
@@ -135,7 +136,7 @@ class _Replayer:
         run = page.runs[index]
         if index not in page.outputs:
             return False
-        if self.first is not None and (page.call, run.stop) > self.first:
+        if self.first is None or (page.call, run.stop) > self.first:
             return False
         sites = self.record.model.sites
         read = [sites[n] for one in self.reads for n in one.names]

@@ -233,7 +233,10 @@ def test_an_encoding_is_replayed_too() -> None:
             with editing(model, {point: shuffle}):
                 expected = model.encode(batch)
             with replaying(model, record), editing(model, {point: shuffle}):
-                assert torch.equal(model.encode(batch), expected), (name, point)
+                found = model.encode(batch)
+            assert expected is not None
+            assert found is not None
+            assert torch.equal(found, expected), (name, point)
 
 
 def test_what_an_edit_returns_has_its_gradient_and_the_latents_have_none() -> None:
@@ -292,21 +295,6 @@ def test_another_batch_model_or_weight_is_refused() -> None:
         pass
 
 
-def test_a_recording_takes_one_plain_run() -> None:
-    model = zoo("gan")
-    batch = batch_of(CASES["zoo-gan"])
-    with pytest.raises(InputError, match="nothing was recorded"), recording(model, ["w"]):
-        pass
-    with recording(model, ["w"]):
-        model.generate(batch)
-        with pytest.raises(InputError, match="a second run in recording"):
-            model.generate(batch)
-    with pytest.raises(InputError, match="w is edited in recording"), recording(model, ["w"]):
-        edited(model, batch, "w", None)
-    with pytest.raises(PointError, match="closest"), recording(model, ["v"]):
-        pass
-
-
 def test_everything_is_as_it_was_afterwards() -> None:
     model = zoo("ddpm")
     batch = batch_of(CASES["zoo-ddpm"])
@@ -331,19 +319,6 @@ def _stop() -> RuntimeError:
     return RuntimeError("stop")
 
 
-def test_the_fewer_places_the_smaller_the_record() -> None:
-    model = zoo("ddpm")
-    batch = batch_of(CASES["zoo-ddpm"], steps=3)
-    sizes = []
-    for points, calls in ((["mid_block.resnets.0"], [2]), (None, [2]), (None, None)):
-        with recording(model, points, calls=calls) as record:
-            model.generate(batch)
-        sizes.append(record.nbytes)
-    assert sizes[0] < sizes[1] < sizes[2]
-    first = {page.runs[i].path for page in record.pages.values() for i in page.outputs}
-    assert "conv_in" in first
-
-
 def test_the_work_left_falls_with_call_and_depth() -> None:
     model = zoo("ddpm")
     batch = batch_of(CASES["zoo-ddpm"], steps=4)
@@ -358,5 +333,7 @@ def test_the_work_left_falls_with_call_and_depth() -> None:
     assert by_call == sorted(by_call, reverse=True)
     assert 0 < by_call[-1] < 0.3
     assert work_left(record, ["x_t"]) > 0.9
+    # A window after the last call edits nothing, so nothing may be left out.
+    assert work_left(record, ["conv_out"], range(4, 9)) == 1
     with pytest.raises(PointError, match="closest"):
         work_left(record, ["mid"])
