@@ -53,6 +53,7 @@ from interp.interventions.guidance import (
     guidance_edits,
     guide_by_classifier,
 )
+from interp.interventions.interchanging import Interchange, interchange, measure_interchange
 from interp.interventions.layers import (
     Excess,
     Game,
@@ -84,12 +85,7 @@ from interp.interventions.substitute import (
     rms_distance,
     substitute,
 )
-from interp.interventions.swapping import (
-    Interchange,
-    embed_images,
-    interchange,
-    measure_interchange,
-)
+from interp.interventions.swapping import embed_images
 from interp.interventions.transcoding import substitute_transcoder, transcoder_edits
 from interp.interventions.verdict import (
     Answer,

@@ -1,7 +1,6 @@
 """One batch of a scan: donors and recipients once, then every carrier put in place."""
 
-from collections.abc import Container, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -10,8 +9,8 @@ from torch import Tensor
 
 from interp.errors import InputError
 from interp.interventions.carriers import Carrier
+from interp.interventions.reuse import Plain, reusing, run_plain
 from interp.interventions.scan_parts import Arrays
-from interp.interventions.scheduling import select_calls
 from interp.interventions.sources import Batch, mix_fields
 from interp.interventions.swapping import (
     Attribute,
@@ -23,8 +22,7 @@ from interp.interventions.swapping import (
     read_carriers,
     swap_carriers,
 )
-from interp.models import Generation, Model, recording, replaying
-from interp.models.recording import Record
+from interp.models import Generation, Model
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,43 +67,18 @@ class Opened(NamedTuple):
     one: Batch
     other: Batch
     donors: Tensor
-    recipients: Tensor
     given: Cache
-    kept: Cache
-    record: Record | None
-    """Of the recipients' run; None where no carrier of points alone is left."""
+    plain: Plain
+    """The recipients."""
 
 
 def open_batch(
     job: Job, start: int, one: Batch, other: Batch, carriers: Sequence[Carrier]
 ) -> Opened:
     """Run donors and recipients once, and keep what the carriers need."""
-    model = job.model
     names = tuple(dict.fromkeys(name for carrier in carriers for name in carrier.points))
-    plain = [carrier for carrier in carriers if carrier.points and not carrier.fields]
-    a, given = read_carriers(model, names, one)
-    if not plain:
-        b, kept = read_carriers(model, names, other)
-        return Opened(start, one, other, a, b, given, kept, None)
-    calls = {first_call(model, carrier, other) for carrier in plain}
-    points = tuple(dict.fromkeys(name for carrier in plain for name in carrier.points))
-    with recording(model, points, calls=calls) as record:
-        b, kept = read_carriers(model, names, other)
-    return Opened(start, one, other, a, b, given, kept, record)
-
-
-def first_call(model: Model, carrier: Carrier, batch: Batch) -> int:
-    """The first call at which a carrier edits."""
-    calls = calls_of(model, carrier, batch)
-    if calls is None:
-        return 0
-    # Longer than any sampler's schedule; a container of calls may be anything that has `in`.
-    return next((call for call in range(100_000) if call in calls), 0)
-
-
-def calls_of(model: Model, carrier: Carrier, batch: Batch) -> Container[int] | None:
-    """The calls at which a carrier edits a batch; None is all."""
-    return select_calls(model, batch, carrier.calls, carrier.window, carrier.axis)
+    donors, given = read_carriers(job.model, names, one)
+    return Opened(start, one, other, donors, given, run_plain(job.model, names, carriers, other))
 
 
 def make_base(job: Job, opened: Opened) -> Arrays:
@@ -114,10 +87,11 @@ def make_base(job: Job, opened: Opened) -> Arrays:
     Raises:
         InputError: putting them back changes a row or a pixel, so that nothing can be measured.
     """
-    check_rerender(job.model, job.carriers, opened.kept, opened.other, opened.recipients)
+    images, kept, _ = opened.plain
+    check_rerender(job.model, job.carriers, kept, opened.other, images)
     return {
         **_embedded(job, "donor", opened.donors, opened.start),
-        **_embedded(job, "recipient", opened.recipients, opened.start),
+        **_embedded(job, "recipient", images, opened.start),
     }
 
 
@@ -125,14 +99,13 @@ def make_part(job: Job, opened: Opened, carrier: Carrier) -> Arrays:
     """Embeddings and first images of one carrier's swap and of its random control."""
     model = job.model
     mixed = mix_fields(model, [carrier], opened.one, opened.other)
-    reuse = bool(carrier.points) and not carrier.fields and opened.record is not None
-    with replaying(model, opened.record) if reuse else nullcontext():  # pyright: ignore
+    with reusing(model, opened.plain, [carrier]):
         swapped = swap_carriers(model, [carrier], opened.given, mixed)
         found = _embedded(job, "swapped", swapped, opened.start)
         if carrier.fields:
             return found
         entropy = (job.seed, opened.start)
-        caches = (opened.given, opened.kept)
+        caches = (opened.given, opened.plain.kept)
         moved = push_carrier(model, carrier, caches, opened.other, entropy)
     return {**found, **_embedded(job, "random", moved, opened.start)}
 

@@ -20,9 +20,9 @@ from interp.interventions.effects import (
     measure_effect,
     transfer_ratio,
 )
+from interp.interventions.reuse import calls_of
 from interp.interventions.scan_batches import (
     Job,
-    calls_of,
     check_pairs,
     fits,
     make_base,

@@ -8,12 +8,13 @@ import numpy as np
 from torch import Tensor
 
 from interp.interventions.carriers import Carrier, check_interchange
-from interp.interventions.scan_batches import Job, check_pairs, first_call
+from interp.interventions.reuse import calls_of, first_call, run_plain
+from interp.interventions.scan_batches import Job, check_pairs
 from interp.interventions.scan_record import Cost
-from interp.interventions.scheduling import list_moments, select_calls
+from interp.interventions.scheduling import list_moments
 from interp.interventions.sources import Batch
-from interp.interventions.swapping import Attribute, embed_images, read_carriers
-from interp.models import GenerateBatch, Generation, Model, recording, work_left
+from interp.interventions.swapping import Attribute, embed_images
+from interp.models import GenerateBatch, Generation, Model, work_left
 
 
 class Todo(NamedTuple):
@@ -117,21 +118,17 @@ def _time(job: Job, todo: Sequence[Todo], other: Batch) -> float:
     """Seconds of what is left, by one recorded run of a batch of recipients."""
     model, carriers = job.model, job.carriers
     names = tuple(dict.fromkeys(name for carrier in carriers for name in carrier.points))
-    plain = [carrier for carrier in carriers if carrier.points and not carrier.fields]
-    points = tuple(dict.fromkeys(name for carrier in plain for name in carrier.points))
     begin = time.perf_counter()
-    with recording(model, points, calls={first_call(model, c, other) for c in plain}) as record:
-        images, _ = read_carriers(model, names, other)
+    images, _, record = run_plain(model, names, carriers, other)
     run = time.perf_counter() - begin
     begin = time.perf_counter()
     embed_images(images, job.attributes)
     embed = time.perf_counter() - begin
 
     def share(carrier: Carrier) -> float:
-        if carrier.fields:
+        if carrier.fields or record is None:
             return 1.0
-        calls = select_calls(model, other, carrier.calls, carrier.window, carrier.axis)
-        return work_left(record, carrier.points, calls)
+        return work_left(record, carrier.points, calls_of(model, carrier, other))
 
     each = [_runs_of(carrier) * (share(carrier) * run + embed) for carrier in carriers]
     seconds = 0.0

@@ -10,10 +10,12 @@ from interp.errors import InputError
 from interp.interventions.carriers import Carrier, check_interchange
 from interp.interventions.effects import Embedded, make_pairs
 from interp.interventions.layers import ORDERS, Game, play
+from interp.interventions.reuse import Plain, reusing, run_plain
 from interp.interventions.sources import Batch, mix_fields
 from interp.interventions.swapping import (
     Attribute,
     Cache,
+    check_rerender,
     embed_images,
     iterate_batches,
     read_carriers,
@@ -70,10 +72,11 @@ def play_carriers(
 
     def swap(chosen: frozenset[int]) -> Embedded:
         part = [layers[i] for i in sorted(chosen)]
-        images = [
-            swap_carriers(model, part, given, mix_fields(model, part, one, other))
-            for one, other, given in cached
-        ]
+        images = []
+        for one, other, given, plain in cached:
+            with reusing(model, plain, part):
+                mixed = mix_fields(model, part, one, other)
+                images.append(swap_carriers(model, part, given, mixed))
         return embed_images(torch.cat(images), attributes)
 
     role = "descendant" if "descendant" in roles else "write"
@@ -87,19 +90,18 @@ def _prepare(
     donor: Generation | Tensor,
     recipient: Generation | Tensor,
     batch_size: int,
-) -> tuple[list[tuple[Batch, Batch, Cache]], Tensor, Tensor]:
-    """Run donors and recipients once: batches with the donors' activations, and both images."""
+) -> tuple[list[tuple[Batch, Batch, Cache, Plain]], Tensor, Tensor]:
+    """Run donors and recipients once: batches with the donors' activations, and both images.
+
+    Subsets begin at different layers, so that what each can use again is recorded for all.
+    """
     names = tuple(dict.fromkeys(name for carrier in layers for name in carrier.points))
     cached, donors, recipients = [], [], []
     for _, one, other in iterate_batches(model, donor, recipient, batch_size):
         a, given = read_carriers(model, names, one)
-        b, kept = read_carriers(model, names, other)
-        if not torch.equal(swap_carriers(model, layers, kept, other), b):
-            raise InputError(
-                "putting the recipients' own values back changes their images: the runs are not "
-                "repeatable, so no swap can be measured"
-            )
-        cached.append((one, other, given))
+        plain = run_plain(model, names, layers, other)
+        check_rerender(model, layers, plain.kept, other, plain.images)
+        cached.append((one, other, given, plain._replace(kept={})))
         donors.append(a)
-        recipients.append(b)
+        recipients.append(plain.images)
     return cached, torch.cat(donors), torch.cat(recipients)

@@ -1,8 +1,7 @@
-"""The interchange: a donor's activations put into a recipient's run."""
+"""Runs with the rows of other runs in place: what interchanges, scans and games are made of."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -12,11 +11,10 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from interp.errors import InputError, PointError
-from interp.interventions.carriers import Carrier, check_interchange
-from interp.interventions.effects import RESAMPLES, Effect, make_pairs, measure_effect
+from interp.interventions.carriers import Carrier
 from interp.interventions.parts import move_features, move_subspace
 from interp.interventions.scheduling import select_calls
-from interp.interventions.sources import Batch, mix_fields
+from interp.interventions.sources import Batch
 from interp.models import (
     Call,
     EncodeBatch,
@@ -33,126 +31,6 @@ Attribute = Callable[[Tensor], Any]
 Cache = dict[tuple[str, int], Tensor]
 # rows [b, positions, d], call, guidance half -> rows
 Edit = Callable[[Tensor, Call, slice], Tensor]
-
-
-@dataclass(frozen=True)
-class Interchange:
-    """Images of one carrier's interchanges, row i of each belonging to pair i; uint8 [n h w 3]."""
-
-    carrier: Carrier
-    role: str
-    donor: Tensor
-    recipient: Tensor
-    swapped: Tensor
-    """Recipients with the donor's carrier in place."""
-    random: Tensor | None
-    """Recipients with the same rows moved as far, each in a random direction; None where fields
-    are swapped, which have no such direction."""
-    rerender: int
-    """Largest pixel difference with the recipient's own carrier put back: 0, or all is void."""
-
-
-def interchange(
-    model: Model,
-    carriers: Carrier | Sequence[Carrier],
-    donor: Generation | UInt8[Tensor, "n h w 3"],
-    recipient: Generation | UInt8[Tensor, "n h w 3"],
-    *,
-    batch_size: int = 32,
-    seed: int = 0,
-) -> list[Interchange]:
-    """Run donors, cache the carriers, and run the recipients with them in place.
-
-    Each batch of pairs costs 2 + 3 runs per carrier: donors and recipients once, and per carrier
-    the recipient's own values put back (a check), the donor's values, and rows moved by a random
-    direction of the norm of (donor - recipient) (a control for damage).
-
-    Args:
-        model: the model.
-        carriers: one or several; each is swapped alone.
-        donor: a recipe, or images that an autoencoder reconstructs.
-        recipient: the same kind, with as many images. Seeds are disjoint from the donor's, or (for
-            shared noise, other prompts or classes) the same.
-        batch_size: pairs per run.
-        seed: of the random directions.
-
-    Returns:
-        One entry per carrier, in order.
-
-    Raises:
-        PointError: a point does not exist or never fires, or the donor's and the recipient's
-            activations differ in shape.
-        InputError: recipes that do not give equal calls and shapes, seeds that partly overlap, an
-            empty window, a mask or subspace of the wrong size, an SAE of another point, an unknown
-            half, source or role.
-    """
-    chosen = [carriers] if isinstance(carriers, Carrier) else list(carriers)
-    roles = check_interchange(model, chosen, donor, recipient)
-    parts: list[list[tuple[Tensor, ...]]] = [[] for _ in chosen]
-    names = tuple(dict.fromkeys(name for carrier in chosen for name in carrier.points))
-    for start, one, other in iterate_batches(model, donor, recipient, batch_size):
-        a, given = read_carriers(model, names, one)
-        b, kept = read_carriers(model, names, other)
-        for carrier, part in zip(chosen, parts, strict=True):
-            same = swap_carriers(model, [carrier], kept, other)
-            mixed = mix_fields(model, [carrier], one, other)
-            swapped = swap_carriers(model, [carrier], given, mixed)
-            images = [a, b, same, swapped]
-            if not carrier.fields:
-                images.append(push_carrier(model, carrier, (given, kept), other, (seed, start)))
-            part.append(tuple(images))
-    found = []
-    for carrier, role, part in zip(chosen, roles, parts, strict=True):
-        a, b, same, swapped, *rest = (torch.cat(column) for column in zip(*part, strict=True))
-        worst = int((same.int() - b.int()).abs().max())
-        random = rest[0] if rest else None
-        found.append(Interchange(carrier, role, a, b, swapped, random, worst))
-    return found
-
-
-def measure_interchange(
-    found: Interchange,
-    attributes: Mapping[str, Attribute],
-    reference: UInt8[Tensor, "m h w 3"],
-    *,
-    pair: Sequence[int] | None = None,
-    n_tests: int = 1,
-    n_resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> tuple[Effect, Effect | None]:
-    """Effects of an interchange and of its random control on attributes of the images.
-
-    Args:
-        found: what `interchange` returned.
-        attributes: name -> function of images uint8 [n, h, w, 3] that gives [n, d_k].
-        reference: other images, whose mean is the origin of each attribute.
-        pair: [n], as in `make_pairs`.
-        n_tests, n_resamples, seed: as in `measure_effect`.
-
-    Returns:
-        The effect of the swap, and that of the random directions of equal norm, whose damage is
-        what such a push does by itself (None where there is no such control).
-
-    Raises:
-        InputError: putting the recipient's own values back changed an image, or embeddings do not
-            fit.
-    """
-    if found.rerender != 0:
-        raise InputError(
-            f"{found.carrier.label}: putting the recipient's own values back changes a pixel by "
-            f"{found.rerender}; the runs are not repeatable, so no swap can be measured"
-        )
-    sides = (found.donor, found.recipient, reference, found.swapped)
-    a, b, other, swapped = (embed_images(side, attributes) for side in sides)
-    pairs = make_pairs(a, b, reference=other, pair=pair)
-    options = {"n_tests": n_tests, "n_resamples": n_resamples, "seed": seed}
-    label = found.carrier.label
-    effect = measure_effect(pairs, swapped, carrier=label, role=found.role, **options)
-    if found.random is None:
-        return effect, None
-    moved = embed_images(found.random, attributes)
-    name = f"{label} (random)"
-    return effect, measure_effect(pairs, moved, carrier=name, role="descendant", **options)
 
 
 def embed_images(

@@ -21,7 +21,6 @@ from interp.interventions import (
     list_carriers,
     measure_interchange,
     scan,
-    scan_batches,
     split_calls,
 )
 from interp.interventions.scan_parts import find_rank, read_part
@@ -103,10 +102,18 @@ def test_a_scan_is_the_interchange_of_each_carrier(unet, carriers, reference):
 
 def test_prefix_reuse_changes_nothing(unet, carriers, reference, monkeypatch):
     late = split_calls(unet, DONOR, carriers, 2)[1]
+    runs = []
+    first = unet.root.get_submodule("conv_in")
+    own = first.forward
+    monkeypatch.setattr(first, "forward", lambda *a: runs.append(1) or own(*a))
     reused = _scan(unet, [*carriers, *late], reference)
+    n_reused = len(runs)
     # Without it every run goes from its start.
-    monkeypatch.setattr(scan_batches, "replaying", lambda *_: nullcontext())
+    monkeypatch.setattr("interp.interventions.reuse.replaying", lambda *_: nullcontext())
     plain = _scan(unet, [*carriers, *late], reference)
+    # Two batches: six carriers of points with two runs each, of which three edit the second call
+    # alone and so run no first layer at all, and three the first too, whose second is run again.
+    assert (len(runs) - n_reused) - n_reused == 2 * (3 * 2 * 2 + 3 * 2 * 1)
     for label, values in plain.swapped.items():
         for name, rows in values.items():
             assert np.array_equal(rows, reused.swapped[label][name])
