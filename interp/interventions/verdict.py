@@ -225,9 +225,9 @@ def _judge(one: SourceEvidence, rule: dict[str, Any]) -> tuple[bool | None, str]
 def _fits(basis: Compactness, image: Compactness) -> bool | None:
     """Whether d* <= d_img; None where it is unknown."""
     if image.d_star is None:
-        # More than all directions that were tried, or nothing that could be counted.
-        above = basis.d_star is not None and basis.d_star <= image.rank
-        return True if image.kept and above else None
+        # That all directions of a basis do not do says as much of the images that it was fitted on
+        # as of d_img.
+        return None
     if basis.d_star is not None:
         return basis.d_star <= image.d_star
     # All directions of the basis did not do, or the swap moves nothing to be counted.
