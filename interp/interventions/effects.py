@@ -112,7 +112,9 @@ def make_pairs(
     Args:
         donor: attribute -> [n, d_k] of the unedited donor images.
         recipient: the same of the unedited recipients.
-        reference: the same of other images, whose mean is the origin of each attribute.
+        reference: the same of other images, whose mean is the origin of each attribute. An error of
+            the origin is common to all images and so counts as a share: m reference images give an
+            unrelated image alpha = beta = about 1 / m. Take at least as many as there are pairs.
         pair: [n] the pair of each row; rows of one pair differ in noise only. None: all differ.
         donor_ids: [n] names of the donor images (such as prompt or latent); None: not checked.
         recipient_ids: the same for recipients.

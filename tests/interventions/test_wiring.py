@@ -1,6 +1,7 @@
 """What swaps show without any training: wiring alone moves a network's images to the donor's."""
 
 import functools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ RECIPIENT = Generation(n=N, seed=100, steps=2, scheduler="ddim")
 CODES = Generation(n=N, seed=0), Generation(n=N, seed=100)
 
 
-def _sampler(prediction: str):
+def _sampler(prediction: Any):
     from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
     return DDIMScheduler(prediction_type=prediction)
