@@ -1,13 +1,11 @@
 """Figures and static pages of features, comparisons and atlases: from data, never from models."""
 
 from interp.dashboards.atlas import build_atlas_page
-from interp.dashboards.atlas_figures import (
-    compactness_figure,
+from interp.dashboards.atlas_figures import compactness_figure, kinds_figure, step_map_figure
+from interp.dashboards.atlas_layers import (
     interactions_figure,
-    kinds_figure,
     shares_figure,
     specialization_figure,
-    step_map_figure,
 )
 from interp.dashboards.atlas_overview import atlas_figure
 from interp.dashboards.bundle import build_dashboard

@@ -136,7 +136,7 @@ def _carriers(atlas: Any, sheet: Sheet) -> Markup:
         parts.append(tag("div", arm_table(atlas, arm, sheet), class_="panel flush"))
         words = f"All pictures of this arm: {arm.name}"
         parts.append(fold(words, arm_pictures(atlas, arm, sheet), class_="panel"))
-    parts.append(tag("div", sections.raw_part(atlas), class_="panel"))
+    parts.append(sections.raw_part(atlas))
     return join(parts)
 
 

@@ -1,9 +1,9 @@
-"""Figures of an atlas as functions of its record: steps, layers, directions, kinds."""
+"""Figures of an atlas as functions of its record: steps, directions, kinds of module."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from interp.dashboards.atlas_html import ALPHA, bounds, interval, known, number
+from interp.dashboards.atlas_html import ALPHA, interval, known, number
 from interp.dashboards.theme import CATEGORICAL, MUTED, apply_theme, escape
 from interp.errors import InputError
 
@@ -19,6 +19,7 @@ DIVERGING = [[0, "#123f6b"], [0.25, "#7fb0d3"], [0.5, "#f7f6f3"], [0.75, "#e59d6
 # A swap that keeps this much counts as the full one (rule.json, "keep").
 KEEP = 0.95
 _NAME = 24
+LEGEND = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "traceorder": "normal"}
 
 
 def short(name: Any, length: int = _NAME) -> str:
@@ -105,7 +106,7 @@ def step_map_figure(atlas: Any, attribute: str, which: int = 0) -> "go.Figure":
         tickfont={"size": 10},
         showgrid=False,
     )
-    _layer_axis(figure.update_yaxes, one.layers)
+    layer_axis(figure.update_yaxes, one.layers)
     return figure
 
 
@@ -127,7 +128,8 @@ def _window(name: str, noise: tuple[float | None, float | None]) -> str:
     return f"{short(name, 16)}<br>{number(noise[0], 1)} to {number(noise[1], 1)}"
 
 
-def _layer_axis(update: Any, layers: Sequence[str], **more: Any) -> None:
+def layer_axis(update: Any, layers: Sequence[str], **more: Any) -> None:
+    """Name the layers on an axis, first at the top."""
     update(
         title={"text": "layer", "standoff": 12},
         tickvals=list(range(len(layers))),
@@ -135,171 +137,6 @@ def _layer_axis(update: Any, layers: Sequence[str], **more: Any) -> None:
         autorange="reversed",
         showgrid=False,
         **more,
-    )
-
-
-def shares_figure(atlas: Any, attribute: str, which: int = 0) -> "go.Figure":
-    """Return first-in, last-in and Shapley shares of each layer for one attribute.
-
-    Bars are gray where the record says that shares do not add up: they are then no division of
-    labor. All attributes of a study have one axis. which: number of the study in `atlas.layers`.
-    Raises InputError for none such.
-    """
-    import plotly.graph_objects as go
-
-    check_attribute(atlas, attribute)
-    study = pick(atlas.layers, which, "study of layers")
-    table = study.shares
-    k = _row(table.attributes, attribute, study.name)
-    kind, y = table.kinds[k], list(range(len(table.layers)))
-    colors = (SKY, ORANGE, BLUE) if kind == "additive" else ("#dedad1", "#c4bfb4", "#a19c92")
-    three = zip(table.shapley[k], table.shapley_low[k], table.shapley_high[k], strict=True)
-    reach = [_Bounds(*one) for one in three]
-    figure = go.Figure()
-    figure.add_bar(y=y, x=list(table.first_in[k]), name="first-in", **_bar(colors[0]))
-    figure.add_bar(y=y, x=list(table.last_in[k]), name="last-in", **_bar(colors[1]))
-    bars = error_bars(reach)
-    figure.add_bar(y=y, x=values_of(reach), name="Shapley", error_x=bars, **_bar(colors[2]))
-    figure.add_vline(x=0, line={"color": MUTED, "width": 1})
-    caption = made_from(
-        atlas, "bars: 95 % bootstrap over pairs; null: no edit, every share exactly 0"
-    )
-    title = f"{escape(attribute)}: {escape(kind)}"
-    apply_theme(figure, title=title, caption=caption, height=150 + 46 * len(table.layers))
-    figure.update_layout(barmode="group", bargap=0.25, showlegend=True, legend=_LEGEND)
-    figure.update_xaxes(title="donor share (1 = all)", range=_range(table))
-    _layer_axis(figure.update_yaxes, table.layers)
-    return figure
-
-
-def _range(table: Any) -> list[float] | None:
-    """One axis for all attributes of a study, so that their bars can be compared."""
-    fields = (table.first_in, table.last_in, table.shapley_low, table.shapley_high)
-    found = [v for matrix in fields for row in matrix for v in row if known(v)]
-    if not found:
-        return None
-    low, high = min(0.0, *found), max(0.0, *found)
-    room = 0.05 * (high - low) or 0.05
-    return [low - (room if low < 0 else 0), high + room]
-
-
-class _Bounds:
-    """A value with bounds, as `error_bars` reads them."""
-
-    def __init__(self, value: float | None, low: float | None, high: float | None) -> None:
-        self.value, self.low, self.high = value, low, high
-
-
-_LEGEND = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "traceorder": "normal"}
-
-
-def _bar(color: str) -> dict[str, Any]:
-    template = "%{y}, %{fullData.name}: %{x:.3f}<extra></extra>"
-    return {"orientation": "h", "marker": {"color": color}, "hovertemplate": template}
-
-
-def _row(names: Sequence[str], attribute: str, where: str) -> int:
-    if attribute not in names:
-        raise InputError(f"{where} has no shares of {attribute!r}; it has {', '.join(names)}")
-    return list(names).index(attribute)
-
-
-def interactions_figure(atlas: Any, attribute: str, which: int = 0) -> "go.Figure":
-    """Return v({i, j}) - v({i}) - v({j}) of each pair of layers for one attribute.
-
-    Raises InputError for a study that does not exist, or in which pairs of layers were not run.
-    """
-    import plotly.graph_objects as go
-
-    check_attribute(atlas, attribute)
-    study = pick(atlas.layers, which, "study of layers")
-    table = study.shares
-    if table.interactions is None:
-        raise InputError(f"{study.name}: pairs of layers were not run, so none interact here")
-    n = len(table.layers)
-    square = table.interactions[_row(table.attributes, attribute, study.name)]
-    z = [[None if i == j else square[i][j] for j in range(n)] for i in range(n)]
-    most = max((abs(v) for line in z for v in line if v is not None and known(v)), default=0.0)
-    names = [short(name, 14) for name in table.layers]
-    heat = go.Heatmap(
-        z=z,
-        x=list(range(n)),
-        y=list(range(n)),
-        text=[[number(value) if value is not None else "" for value in line] for line in z],
-        texttemplate="%{text}",
-        customdata=[[f"{a} with {b}" for b in names] for a in names],
-        hovertemplate="%{customdata}: %{z:.3f}<extra></extra>",
-        colorscale=DIVERGING,
-        zmid=0,
-        # Not below a tenth, so that noise around 0 stays pale.
-        zmin=-max(most, 0.1),
-        zmax=max(most, 0.1),
-        colorbar={"thickness": 10, "outlinewidth": 0},
-        xgap=1,
-        ygap=1,
-    )
-    figure = go.Figure(heat)
-    caption = made_from(atlas, "no intervals; 0: two layers together do what each does alone")
-    title = f"{escape(attribute)}: what pairs of layers add"
-    apply_theme(figure, title=title, caption=caption, height=150 + 34 * n)
-    figure.update_xaxes(
-        title="layer", tickvals=list(range(n)), ticktext=names, tickangle=-35, showgrid=False
-    )
-    _layer_axis(figure.update_yaxes, table.layers)
-    figure.update_yaxes(ticktext=names)
-    return figure
-
-
-def specialization_figure(atlas: Any, which: int = 0) -> "go.Figure":
-    """Return the specialization of the layers beside that of its twins, and the excess over them.
-
-    which: number of the study in `atlas.layers`. Raises InputError for none such.
-    """
-    import plotly.graph_objects as go
-
-    study = pick(atlas.layers, which, "study of layers")
-    rows: list[tuple[str, Any, str, str]] = [("this model", study.specialization, BLUE, "circle")]
-    rows += [("given the step", study.given_step, SKY, "circle")]
-    rows += [("over steps", study.over_steps, SKY, "square")]
-    rows += [(name, one, PINK, "diamond") for name, one in study.wiring.items()]
-    rows = [row for row in rows if row[1] is not None]
-    figure = go.Figure()
-    names = [name for name, *_ in rows]
-    for i, (name, one, color, symbol) in enumerate(rows):
-        _dot(figure, i, one, escape(name), {"color": color, "symbol": symbol, "size": 11})
-    twins = [value for value in study.twins if value is not None]
-    if study.twins:
-        marker = {"color": ORANGE, "symbol": "line-ns-open", "size": 15, "line": {"width": 2}}
-        hover = "fresh weights: %{x:.3f}<extra></extra>"
-        at = [len(names)] * len(twins)
-        figure.add_scatter(x=twins, y=at, mode="markers", marker=marker, hovertemplate=hover)
-        names.append(f"{len(study.twins)} untrained twins")
-    if study.excess is not None:
-        marker = {"color": GREEN, "symbol": "diamond", "size": 12}
-        _dot(figure, len(names), study.excess, "excess over twins", marker)
-        names.append("excess over twins")
-    figure.add_vline(x=0, line={"color": MUTED, "width": 1})
-    caption = made_from(atlas, "bars: 95 % bootstrap over pairs, 99 % for the excess; null: twins")
-    title = f"Specialization: {escape(study.name)}"
-    apply_theme(figure, title=title, caption=caption, height=170 + 34 * len(names))
-    figure.update_xaxes(title="specialization (0 none, 1 full)")
-    figure.update_yaxes(
-        title={"text": "whose", "standoff": 12},
-        tickvals=list(range(len(names))),
-        ticktext=[short(name, 24) for name in names],
-        range=[len(names) - 0.5, -0.5],
-    )
-    return figure
-
-
-def _dot(figure: Any, y: int, one: Any, name: str, marker: dict[str, Any]) -> None:
-    figure.add_scatter(
-        x=values_of([one]),
-        y=[y],
-        mode="markers",
-        marker=marker,
-        error_x=error_bars([one], color=marker["color"]),
-        hovertemplate=f"{name}: {number(one.value, 3)} {bounds(one, 3)}<extra></extra>",
     )
 
 
@@ -311,6 +148,8 @@ def compactness_figure(atlas: Any, which: int = 0) -> "go.Figure":
     import plotly.graph_objects as go
 
     one = pick(atlas.compactness, which, "source")
+    if not one.pca.kept and not one.jacobian.kept:
+        raise InputError(f"{one.source}: no directions were counted; its swap moves too little")
     curves = (
         ("PCA basis", one.pca, BLUE, "circle", "solid"),
         ("Jacobian basis", one.jacobian, ORANGE, "diamond", "solid"),
@@ -339,8 +178,8 @@ def compactness_figure(atlas: Any, which: int = 0) -> "go.Figure":
     )
     title = f"How few directions of {escape(one.source)} do"
     apply_theme(figure, title=title, caption=caption, height=340)
-    figure.update_layout(showlegend=True, legend=_LEGEND)
-    figure.update_xaxes(type="log", title="directions swapped (count, log scale)", dtick=1)
+    figure.update_layout(showlegend=True, legend=LEGEND)
+    figure.update_xaxes(type="log", title="directions swapped (count, log scale)", dtick="D2")
     figure.update_yaxes(title="donor share kept, least attribute", rangemode="tozero")
     return figure
 
@@ -357,13 +196,14 @@ def kinds_figure(atlas: Any, attribute: str) -> "go.Figure":
     swapped = [_part(kind.swapped, attribute, "alpha") for kind in atlas.kinds]
     ablated = [_part(kind.ablated, attribute, "damage") for kind in atlas.kinds]
     figure = go.Figure()
-    for name, found, color, symbol in (
-        (f"swapped: donor share {ALPHA}", swapped, BLUE, "circle"),
-        ("mean-ablated: damage", ablated, ORANGE, "diamond"),
+    for name, found, color, symbol, up in (
+        (f"swapped: donor share {ALPHA}", swapped, BLUE, "circle", 0.12),
+        ("mean-ablated: damage", ablated, ORANGE, "diamond", -0.12),
     ):
         figure.add_scatter(
             x=values_of(found),
-            y=y,
+            # Side by side, since both may be 1.
+            y=[i - up for i in y],
             name=name,
             mode="markers",
             marker={"color": color, "symbol": symbol, "size": 11},
@@ -375,7 +215,7 @@ def kinds_figure(atlas: Any, attribute: str) -> "go.Figure":
     caption = made_from(atlas, "bars: 95 % bootstrap over pairs; null: no edit, both exactly 0")
     title = f"{escape(attribute)}: kinds of module"
     apply_theme(figure, title=title, caption=caption, height=190 + 34 * len(y))
-    figure.update_layout(showlegend=True, legend=_LEGEND)
+    figure.update_layout(showlegend=True, legend=LEGEND)
     figure.update_xaxes(title="share (0 none, 1 all)")
     figure.update_yaxes(
         title={"text": "kind of module", "standoff": 12},

@@ -97,12 +97,12 @@ class Scale(NamedTuple):
         return round(100 * (clipped - self.low) / (self.high - self.low), 2)
 
 
-def make_scale(rows: Sequence[Any]) -> Scale:
+def make_scale(rows: Sequence[Any], fields: Sequence[str] = ("alpha", "damage")) -> Scale:
     """Choose the axis of a table: 0 and 1 with room, wider where an interval asks for it."""
     found = [-0.12, 1.12]
     for row in rows:
         for cell in (*row.effects.values(), *(row.random or {}).values()):
-            parts = (cell.alpha, cell.damage)
+            parts = [getattr(cell, name) for name in fields]
             found += [v for one in parts for v in (one.value, one.low, one.high) if known(v)]
     return Scale(max(min(found), LOWEST), min(max(found), HIGHEST))
 

@@ -16,7 +16,7 @@ from interp.dashboards.atlas_figures import (
     short,
     values_of,
 )
-from interp.dashboards.atlas_grid import ROLES
+from interp.dashboards.atlas_grid import ROLES, make_scale
 from interp.dashboards.atlas_html import ALPHA
 from interp.dashboards.theme import CATEGORICAL, apply_theme, escape
 from interp.errors import InputError
@@ -68,7 +68,7 @@ def atlas_figure(
     shown = rows[:most_rows]
     names = [attribute.name for attribute in atlas.attributes]
     q = min(n_pairs, len(one.donors), len(one.recipients))
-    wide = 0.075 * max(q, 1)
+    wide = 0.06 * max(q, 1)
     rest = (1 - wide) / len(names)
     figure = make_subplots(
         1,
@@ -145,7 +145,13 @@ def _place_shares(figure: Any, rows: Sequence[Any], name: str, column: int) -> N
     # Lines come last: Plotly draws none into a panel that is still empty.
     for level in (0, 1):
         figure.add_vline(x=level, line=LEVEL_LINE, layer="below", **place)
-    figure.update_xaxes(title=f"donor share of {escape(name)}", range=[-0.15, 1.15], **place)
+    figure.update_xaxes(title=f"donor share of {escape(name)}", range=_range(rows), **place)
+
+
+def _range(rows: Sequence[Any]) -> list[float]:
+    """One axis for all attributes, with room for every interval as far as the page shows them."""
+    scale = make_scale(rows, ("alpha",))
+    return [scale.low - 0.04, scale.high + 0.04]
 
 
 def _finish(figure: Any, atlas: Any, arm: Any, shown: tuple[Sequence[Any], int, int]) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from interp.dashboards import atlas_figures as draw
+from interp.dashboards import atlas_layers as layers
 from interp.dashboards.atlas_grid import Sheet, pictures_table
 from interp.dashboards.atlas_html import (
     ALPHA,
@@ -123,7 +124,7 @@ def layers_part(atlas: Any, charts: Charts) -> Markup:
     for which, study in enumerate(atlas.layers):
         parts.append(_study_head(study))
         figures = [
-            charts.place(lambda a=name, i=which: draw.shares_figure(atlas, a, i))
+            charts.place(lambda a=name, i=which: layers.shares_figure(atlas, a, i))
             for name in study.shares.attributes
         ]
         parts.append(tag("div", figures, class_="row"))
@@ -188,7 +189,7 @@ def interactions_part(atlas: Any, charts: Charts) -> Markup:
     for which in run:
         study = atlas.layers[which]
         figures = [
-            charts.place(lambda a=name, i=which: draw.interactions_figure(atlas, a, i))
+            charts.place(lambda a=name, i=which: layers.interactions_figure(atlas, a, i))
             for name in study.shares.attributes
         ]
         role = tag("small", f" {_role(study.shares.role)}")
@@ -207,7 +208,7 @@ def specialization_part(atlas: Any, charts: Charts) -> Markup:
     )
     figures, rows, notes = [], [], []
     for which, study in enumerate(atlas.layers):
-        figures.append(charts.place(lambda i=which: draw.specialization_figure(atlas, i)))
+        figures.append(charts.place(lambda i=which: layers.specialization_figure(atlas, i)))
         twins = ", ".join(number(value) for value in study.twins) or "none"
         cells = (study.specialization, study.given_step, study.over_steps, study.excess)
         rows.append((study.name, *map(interval, cells), twins))
@@ -320,4 +321,5 @@ def raw_part(atlas: Any) -> Markup:
         "edited activations off their distribution",
         f"p of {ALPHA} = 0 (Holm)",
     )
-    return fold("Raw measures, distance from clean activations, p", table(headings, rows, "Raw"))
+    listed = table(headings, rows, "Raw measures")
+    return fold("Raw measures, distance from clean activations, p", listed, class_="panel")
