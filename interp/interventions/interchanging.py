@@ -1,6 +1,6 @@
 """The interchange: a donor's activations put into a recipient's run, and what that does."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +11,7 @@ from interp.errors import InputError
 from interp.interventions.carriers import Carrier, check_interchange
 from interp.interventions.effects import RESAMPLES, Effect, make_pairs, measure_effect
 from interp.interventions.reuse import reusing, run_plain
-from interp.interventions.sources import mix_fields
+from interp.interventions.sources import Batch, mix_fields
 from interp.interventions.swapping import (
     Attribute,
     embed_images,
@@ -79,21 +79,9 @@ def interchange(
     chosen = [carriers] if isinstance(carriers, Carrier) else list(carriers)
     roles = check_interchange(model, chosen, donor, recipient)
     parts: list[list[tuple[Tensor, ...]]] = [[] for _ in chosen]
-    names = tuple(dict.fromkeys(name for carrier in chosen for name in carrier.points))
-    for start, one, other in iterate_batches(model, donor, recipient, batch_size):
-        a, given = read_carriers(model, names, one)
-        plain = run_plain(model, names, chosen, other)
-        b, kept, _ = plain
-        for carrier, part in zip(chosen, parts, strict=True):
-            same = swap_carriers(model, [carrier], kept, other)
-            mixed = mix_fields(model, [carrier], one, other)
-            images = [a, b, same]
-            with reusing(model, plain, [carrier]):
-                images.append(swap_carriers(model, [carrier], given, mixed))
-                if not carrier.fields:
-                    caches = (given, kept)
-                    images.append(push_carrier(model, carrier, caches, other, (seed, start)))
-            part.append(tuple(images))
+    for batch in iterate_batches(model, donor, recipient, batch_size):
+        for part, images in zip(parts, _swap_batch(model, chosen, batch, seed), strict=True):
+            part.append(images)
     found = []
     for carrier, role, part in zip(chosen, roles, parts, strict=True):
         a, b, same, swapped, *rest = (torch.cat(column) for column in zip(*part, strict=True))
@@ -101,6 +89,29 @@ def interchange(
         random = rest[0] if rest else None
         found.append(Interchange(carrier, role, a, b, swapped, random, worst))
     return found
+
+
+def _swap_batch(
+    model: Model, carriers: Sequence[Carrier], batch: tuple[int, Batch, Batch], seed: int
+) -> Iterator[tuple[Tensor, ...]]:
+    """Donors, recipients, own values put back, swapped, and random where there is one, by carrier.
+
+    What is put back runs from the start: it is the check.
+    """
+    start, one, other = batch
+    names = tuple(dict.fromkeys(name for carrier in carriers for name in carrier.points))
+    a, given = read_carriers(model, names, one)
+    plain = run_plain(model, names, carriers, other)
+    b, kept, _ = plain
+    for carrier in carriers:
+        same = swap_carriers(model, [carrier], kept, other)
+        mixed = mix_fields(model, [carrier], one, other)
+        images = [a, b, same]
+        with reusing(model, plain, [carrier]):
+            images.append(swap_carriers(model, [carrier], given, mixed))
+            if not carrier.fields:
+                images.append(push_carrier(model, carrier, (given, kept), other, (seed, start)))
+        yield tuple(images)
 
 
 def measure_interchange(
