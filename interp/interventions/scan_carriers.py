@@ -284,7 +284,7 @@ def describe_scan(job: Job, origin: Mapping[str, np.ndarray], reference: Tensor)
         "batch_size": job.batch_size,
         "images": job.images,
         "seed": job.seed,
-        "reference": digest(reference.numpy()),
+        "reference": digest(reference.cpu().numpy()),
         "attributes": list(job.attributes),
     }
     for side, source in (("donor", job.donor), ("recipient", job.recipient)):
@@ -293,7 +293,7 @@ def describe_scan(job: Job, origin: Mapping[str, np.ndarray], reference: Tensor)
             values = {k: v for k, v in vars(source).items() if k != "batch_size"}
             found |= {f"{side}.{name}": value for name, value in values.items()}
         else:
-            found[f"{side}.images"] = digest(source.numpy())
+            found[f"{side}.images"] = digest(source.cpu().numpy())
     for name, rows in origin.items():
         found[f"attribute {name}"] = [rows.shape[1], *rows.mean(0)[:8].tolist()]
     for i, carrier in enumerate(job.carriers):

@@ -1,6 +1,6 @@
 """Independent sources of a generation as carriers: noise, latents, text and class in a batch."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -93,7 +93,6 @@ def put_latents(
     values: Float[Tensor, "n d"],
     *,
     batch_size: int = 32,
-    finish: Callable[[Tensor], Tensor] | None = None,
 ) -> UInt8[Tensor, "n h w 3"]:
     """Make a recipe's images from given latents, all else (noise, text, class) being its own.
 
@@ -106,7 +105,6 @@ def put_latents(
         recipe: the recipients.
         values: [n, d] flat latents of unit normal scale, one row per sample.
         batch_size: samples per run.
-        finish: function of the images of one batch, such as an attribute; None: the images.
 
     Raises:
         InputError: `values` are not [n, d] of the model.
@@ -123,6 +121,5 @@ def put_latents(
         stop = min(start + batch_size, recipe.n)
         batch = recipe.batch(start, stop, n_classes=model.n_classes)
         part = values[start:stop].reshape(stop - start, *shape).to(torch.float32)
-        images = model.generate(replace(batch, latents=part.to(model.device))).cpu()
-        found.append(images if finish is None else finish(images))
+        found.append(model.generate(replace(batch, latents=part.to(model.device))).cpu())
     return torch.cat(found)

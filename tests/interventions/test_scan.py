@@ -25,6 +25,7 @@ from interp.interventions import (
 )
 from interp.interventions.scan_parts import find_rank, read_part
 from interp.models import Generation
+from interp.sae import TopK
 from tests.interventions import networks
 
 DONOR = Generation(n=12, seed=0, steps=2, classes=(0, 1))
@@ -357,6 +358,43 @@ def test_reference_images_of_another_size_are_refused_after_the_first_donors(
     large = gan.generate(CODES[0].batch(0, 12))
     with pytest.raises(InputError, match=r"pixels of the reference images has 439 numbers, .* 28"):
         _scan(unet, carriers, large)
+
+
+def test_reconstructed_images_are_scanned_too(tmp_path):
+    model = networks.vae()
+    shape = (12, 16, 16, 3)
+    draws = [
+        torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(i))
+        for i in range(3)
+    ]
+    some = [c for c in list_carriers(model, draws[0]) if c.label in ("code", "decoder.conv_in")]
+    options = {"n_resamples": 20, "out": tmp_path, "batch_size": 8}
+    found = scan(model, some, draws[0], draws[1], ATTRIBUTES, draws[2], **options)
+    assert [effect.attributes["pixels"].alpha for effect in found.effects.values()] == [1, 1]
+    assert [effect.role for effect in found.effects.values()] == ["source", "descendant"]
+    assert all(effect is not None for effect in found.random.values())
+    with pytest.raises(InputError, match=r"donor\.images was"):
+        scan(model, some, draws[2], draws[1], ATTRIBUTES, draws[0], **options)
+
+
+def test_features_and_subspaces_are_scanned_and_told_apart(gan, tmp_path):
+    reference = gan.generate(replace(CODES[0], seed=500).batch(0, 12))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        sae = TopK(128, 16, 4)
+    basis = torch.linalg.qr(torch.randn(128, 5, generator=torch.Generator().manual_seed(0)))[0].T
+    some = [
+        Carrier(("w",), name="features", sae=sae, features=(1, 2)),
+        Carrier(("w",), name="subspace", subspace=basis),
+        Carrier(fields=("z",), name="part of z", subspace=basis),
+    ]
+    options = {"n_resamples": 20, "out": tmp_path}
+    found = scan(gan, some, *CODES, ATTRIBUTES, reference, **options)
+    alphas = [effect.attributes["pixels"].alpha for effect in found.effects.values()]
+    assert all(0 < alpha < 1 for alpha in alphas)
+    other = [*some[:1], replace(some[1], subspace=basis.flip(0)[:4]), *some[2:]]
+    with pytest.raises(InputError, match=r"\(1 differences\): carrier 1 was"):
+        scan(gan, other, *CODES, ATTRIBUTES, reference, **options)
 
 
 def test_parts_hold_float64_and_the_first_images(unet, carriers, reference, tmp_path):
