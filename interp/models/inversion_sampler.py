@@ -45,8 +45,7 @@ def _host(model: Any) -> Any:
         raise InputError(f"{model.name} has no scheduler: load it with its pipeline to invert")
     if host.kind not in ("", "StableDiffusionPipeline"):
         raise InputError(
-            f"{host.kind}: its samples are inverted by its own pipelines alone; networks on pixels "
-            "and StableDiffusionPipeline are inverted here"
+            f"no inverse for a {host.kind}: networks on pixels and StableDiffusionPipeline have one"
         )
     if is_flow(host.scheduler):
         raise InputError(f"{model.name} is a flow: its sampler has no inverse scheduler here")
