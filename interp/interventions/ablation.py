@@ -28,13 +28,14 @@ from interp.interventions.clean import (
     place_of,
     read_clean_at,
     run_edited,
+    run_plain,
     select_rows,
 )
 from interp.interventions.handles import keep_same
 from interp.interventions.steering_measure import MIN_SEEDS, find_scales, measure_size
 from interp.interventions.steering_record import Distance
 from interp.interventions.swapping import Attribute, embed_images
-from interp.models import Call, Generation, Model, Read, reading, to_rows
+from interp.models import Call, Generation, Model, Read, Record, reading, to_rows
 from interp.stats import FOLDS, jackknife, make_folds
 
 ABLATIONS = ("zero", "mean", "resample", "random")
@@ -124,11 +125,11 @@ def ablate(
     donors = _donors(model, names, source, other, batch_size) if kind == "resample" else None
     runs: list[list[_Run]] = [[] for _ in places]
     for number, batch in enumerate(iterate_source(model, source, batch_size)):
-        plain = make_images(model, batch)
+        (plain,), (record,) = run_plain(model, places, [batch])
         cache = means if donors is None else next(donors)
         for i, place in enumerate(places):
             change = partial(_replace, kind, cache, place.cfg, (seed, number))
-            runs[i].append(_run(model, place, change, batch, plain))
+            runs[i].append(_run(model, place, change, batch, (plain, record)))
     folds = make_folds(range(n), min(FOLDS, n), seed)
     return [
         _finish(place, kind, runs[i], clean[i], (attributes, folds))
@@ -145,7 +146,14 @@ class _Run(NamedTuple):
     """Point -> sample of its edited rows."""
 
 
-def _run(model: Model, place: Carrier, change: Change, batch: Batch, plain: Tensor) -> _Run:
+def _run(
+    model: Model,
+    place: Carrier,
+    change: Change,
+    batch: Batch,
+    before: tuple[Tensor, Record | None],
+) -> _Run:
+    plain, record = before
     same = run_edited(model, place, keep_same, batch)
     check_same(plain, same, f"{place.label}: putting back the rows as they are")
     kept: dict[str, Kept] = {}
@@ -157,7 +165,9 @@ def _run(model: Model, place: Carrier, change: Change, batch: Batch, plain: Tens
             rows = rows.detach().double().cpu()
             kept[read.point] = keep_rows(kept.get(read.point), rows, rng, EDITED_ROWS)
 
-    images = run_edited(model, place, change, batch, read=place.points, callback=visit)
+    images = run_edited(
+        model, place, change, batch, read=place.points, callback=visit, record=record
+    )
     return _Run(plain, images, {point: one.rows for point, one in kept.items()})
 
 

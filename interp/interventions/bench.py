@@ -1,5 +1,6 @@
 """The bench: unedited runs of some seeds, on which edits are measured."""
 
+import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from interp.interventions.clean import (
     make_images,
     read_clean,
     run_edited,
+    run_plain,
     select_rows,
 )
 from interp.interventions.distance import off_distribution
@@ -29,7 +31,7 @@ from interp.interventions.handles import keep_same
 from interp.interventions.steering_measure import find_scales
 from interp.interventions.steering_record import Distance
 from interp.interventions.swapping import Attribute, embed_images
-from interp.models import Generation, Model, Read
+from interp.models import Generation, Model, Read, Record
 
 Progress = Callable[[int, int], None]
 """(images made, images in all)."""
@@ -44,7 +46,7 @@ class RunCost(NamedTuple):
     images: int
     """Images to make, edited or not."""
     seconds: float
-    """At the pace of one timed batch."""
+    """At the pace of one timed batch, nothing reused: edits of late places take less."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +56,8 @@ class Bench:
     model: Model
     place: Carrier
     batches: tuple[Batch, ...]
+    records: tuple[Record | None, ...]
+    """Of the unedited run of each batch: edits do not compute again what comes before them."""
     plain: UInt8[Tensor, "n h w 3"]
     attributes: Mapping[str, Attribute]
     embedded: dict[str, np.ndarray]
@@ -96,7 +100,8 @@ def make_bench(
         model, place, reference, points or place.points, batch_size=batch_size, seed=seed
     )
     empty = torch.zeros(0)
-    return move_bench(Bench(model, place, (), empty, attributes, {}, {}, clean), source, batch_size)
+    bench = Bench(model, place, (), (), empty, attributes, {}, {}, clean)
+    return move_bench(bench, source, batch_size)
 
 
 def check_same(plain: Tensor, same: Tensor, what: str) -> None:
@@ -114,8 +119,9 @@ def check_same(plain: Tensor, same: Tensor, what: str) -> None:
 
 def run_bench(bench: Bench, change: Change) -> UInt8[Tensor, "n h w 3"]:
     """Images of all seeds under an edit."""
-    parts = [run_edited(bench.model, bench.place, change, batch) for batch in bench.batches]
-    return torch.cat(parts)
+    runs = zip(bench.batches, bench.records, strict=True)
+    model, place = bench.model, bench.place
+    return torch.cat([run_edited(model, place, change, one, record=kept) for one, kept in runs])
 
 
 def run_reading(
@@ -132,8 +138,10 @@ def run_reading(
             kept[read.point] = keep_rows(kept.get(read.point), rows, rng, EDITED_ROWS)
 
     parts = [
-        run_edited(bench.model, bench.place, change, batch, read=points, callback=visit)
-        for batch in bench.batches
+        run_edited(
+            bench.model, bench.place, change, batch, read=points, callback=visit, record=record
+        )
+        for batch, record in zip(bench.batches, bench.records, strict=True)
     ]
     return torch.cat(parts), {point: one.rows for point, one in kept.items()}
 
@@ -183,12 +191,20 @@ def move_bench(bench: Bench, source: Source, batch_size: int = 32) -> Bench:
     """
     model, place = bench.model, bench.place
     batches = tuple(iterate_source(model, source, batch_size))
-    plain = torch.cat([make_images(model, batch) for batch in batches])
+    made, records = run_plain(model, [place], batches)
+    plain = torch.cat(made)
+    # Without the records: this run also says that they may stand for what they replace.
     same = torch.cat([run_edited(model, place, keep_same, batch) for batch in batches])
     check_same(plain, same, "putting back the rows as they are")
     embedded = embed_images(plain, bench.attributes)
-    scales = find_scales(embedded)
-    return Bench(model, place, batches, plain, bench.attributes, embedded, scales, bench.clean)
+    return dataclasses.replace(
+        bench,
+        batches=batches,
+        records=tuple(records),
+        plain=plain,
+        embedded=embedded,
+        scales=find_scales(embedded),
+    )
 
 
 def time_image(model: Model, source: Source, batch_size: int = 32) -> float:

@@ -1,7 +1,8 @@
 """Clean activations: what a point carries in runs of other seeds that nobody edits."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -21,8 +22,11 @@ from interp.models import (
     Generation,
     Model,
     Read,
+    Record,
     editing,
     reading,
+    recording,
+    replaying,
     to_rows,
 )
 
@@ -37,6 +41,8 @@ MAX_ROWS = 4096
 REFERENCE = 64
 # Clean rows on each side that say what is usual, as `off_distribution` needs them.
 MIN_ROWS = 20
+# Bytes of recorded outputs that are kept: half of a small machine's memory is left for the model.
+MAX_BYTES = 2 * 1024**3
 # What decides which calls a run makes and of which shapes.
 _SHARED = ("scheduler", "steps", "guidance", "height", "width", "truncation")
 
@@ -172,17 +178,46 @@ def run_edited(
     *,
     read: Sequence[str] = (),
     callback: Callable[[Read], None] | None = None,
+    record: Record | None = None,
 ) -> Tensor:
     """Images of a run with rows [b, positions, d] changed at a place.
 
-    read: points whose activations, the edit included, go to `callback`.
+    read: points whose activations, the edit included, go to `callback`. record: a plain run of the
+    batch, of which what comes before the edit is not computed again.
     """
     edits = dict.fromkeys(place.points, partial(_masked, place, change))
-    with torch.no_grad(), editing(model, edits, calls=place.calls, cfg=place.cfg):
-        if not read or callback is None:
-            return make_images(model, batch)
-        with reading(model, read, callback=callback):
-            return make_images(model, batch)
+    with ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        if record is not None:
+            stack.enter_context(replaying(model, record))
+        stack.enter_context(editing(model, edits, calls=place.calls, cfg=place.cfg))
+        if read and callback is not None:
+            stack.enter_context(reading(model, read, callback=callback))
+        return make_images(model, batch)
+
+
+def run_plain(
+    model: Model, places: Sequence[Carrier], batches: Sequence[Batch]
+) -> tuple[list[Tensor], list[Record | None]]:
+    """Images of unedited runs, and what edits at the places can use of them again.
+
+    A record is None once those before it hold more than 2 GB.
+    """
+    names = tuple(dict.fromkeys(name for place in places for name in place.points))
+    calls = {_first_call(place) for place in places}
+    images, records, held = [], [], 0
+    for batch in batches:
+        with recording(model, names, calls=calls) as record:
+            images.append(make_images(model, batch))
+        held += record.nbytes
+        records.append(record if held <= MAX_BYTES else None)
+        if records[-1] is None:
+            record.clear()
+    return images, records
+
+
+def _first_call(place: Carrier) -> int:
+    return min(map(int, place.calls), default=0) if isinstance(place.calls, Iterable) else 0
 
 
 def _masked(place: Carrier, change: Change, rows: Tensor, call: Call) -> Tensor:
