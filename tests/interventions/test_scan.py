@@ -16,7 +16,6 @@ import torch
 from interp.errors import InputError
 from interp.interventions import (
     Carrier,
-    estimate_scan,
     interchange,
     list_carriers,
     measure_interchange,
@@ -24,7 +23,7 @@ from interp.interventions import (
     split_calls,
 )
 from interp.interventions.scan_parts import find_rank, read_part
-from interp.models import Generation
+from interp.models import Generation, editing
 from interp.sae import TopK
 from tests.interventions import networks
 
@@ -282,43 +281,6 @@ def test_the_last_of_two_ranks_gathers(unet, carriers, reference, tmp_path, monk
         _scan(unet, carriers, reference)
 
 
-def test_the_cost_counts_runs_and_the_blocks_that_reuse_leaves(unet, carriers):
-    early, late = (part[-1] for part in split_calls(unet, DONOR, carriers, 2))
-    block = carriers[-1]
-    costs = [
-        estimate_scan(unet, [one], DONOR, RECIPIENT, batch_size=8, probe=False)
-        for one in (block, early, late)
-    ]
-    assert [cost.runs for cost in costs] == [10, 10, 10]
-    assert {cost.seconds for cost in costs} == {None}
-    blocks = costs[0].block_runs // 20
-    assert costs[0].block_runs == 20 * blocks
-    whole, first, second = (cost.block_runs_left for cost in costs)
-    assert whole == first < costs[0].block_runs
-    # Of four edited runs, each is without the first of two calls.
-    assert first - second == 4 * blocks
-    source = estimate_scan(unet, carriers[:1], DONOR, RECIPIENT, batch_size=8, probe=False)
-    assert (source.runs, source.n_parts) == (8, 4)
-    assert source.block_runs_left == source.block_runs
-
-
-def test_the_cost_in_seconds_is_that_of_a_timed_run(unet, carriers):
-    cost = estimate_scan(unet, carriers, DONOR, RECIPIENT, ATTRIBUTES, batch_size=8)
-    assert (cost.seconds or 0) > 0
-    assert cost.bytes > 0
-    assert "5 carriers x 12 pairs" in str(cost)
-
-
-def test_the_estimated_memory_is_that_of_the_cached_rows(unet, carriers):
-    some = [carrier for carrier in carriers if carrier.points]
-    cost = estimate_scan(unet, some, DONOR, RECIPIENT, batch_size=12, probe=False)
-    names = [name for carrier in some for name in carrier.points]
-    from interp.interventions.swapping import read_carriers
-
-    _, cache = read_carriers(unet, names, DONOR.batch(0, 12, n_classes=3))
-    assert cost.bytes == 2 * sum(rows.nbytes for rows in cache.values())
-
-
 def test_runs_that_do_not_repeat_are_refused(unet, carriers, reference, monkeypatch):
     counter = iter(range(10**6))
     block = unet.root.get_submodule("mid_block.resnets.0")
@@ -395,6 +357,23 @@ def test_features_and_subspaces_are_scanned_and_told_apart(gan, tmp_path):
     other = [*some[:1], replace(some[1], subspace=basis.flip(0)[:4]), *some[2:]]
     with pytest.raises(InputError, match=r"\(1 differences\): carrier 1 was"):
         scan(gan, other, *CODES, ATTRIBUTES, reference, **options)
+
+
+def test_a_scan_of_a_model_that_is_edited_already_starts_every_run_anew(unet, carriers, reference):
+    with editing(unet, {"skip.1": lambda rows, call: torch.zeros_like(rows)}):
+        found = _scan(unet, carriers, reference)
+    # A silent skip has nothing to swap.
+    assert [row.alpha for row in found.effects["skip.1"].attributes.values()] == [0, 0]
+    assert found.effects["up_blocks.0.resnets.0"].attributes["pixels"].alpha != 0
+
+
+def test_folders_that_cannot_be_used_are_refused(unet, carriers, reference, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot use"):
+        _scan(unet, carriers, reference, out=tmp_path / "file")
+    (tmp_path / "scan.json").write_text('{"format": 1')
+    with pytest.raises(InputError, match="is damaged"):
+        _scan(unet, carriers, reference, out=tmp_path)
 
 
 def test_parts_hold_float64_and_the_first_images(unet, carriers, reference, tmp_path):
