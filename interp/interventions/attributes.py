@@ -35,8 +35,10 @@ def join(*parts: Attribute) -> Callable[..., Attribute]:
         scales = [_measure_scale(part, reference) for part in parts]
 
         def attribute(images: Tensor) -> Tensor:
-            found = [part(images) for part in parts]
-            return torch.cat([x / scale for x, scale in zip(found, scales, strict=True)], 1)
+            # Gradients are of images: no graph of an encoder's weights is kept.
+            with torch.set_grad_enabled(torch.is_grad_enabled() and images.requires_grad):
+                found = [torch.as_tensor(part(images)) for part in parts]
+                return torch.cat([x / scale for x, scale in zip(found, scales, strict=True)], 1)
 
         return attribute
 

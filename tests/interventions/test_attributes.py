@@ -149,6 +149,22 @@ def test_any_function_of_images_is_an_encoder(glyphs):
     assert torch.allclose(found, expected / scale)
 
 
+def test_the_weights_of_a_plugged_in_network_get_no_gradient(glyphs):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = torch.nn.Linear(3, 2)
+
+    def encoder(images):
+        values = images / 255 if images.dtype == torch.uint8 else images
+        return net(values.mean((1, 2)))
+
+    embed = make_attributes(glyphs, ("content",), encoder=encoder)["content"]
+    assert not embed(glyphs).requires_grad
+    x = (glyphs[:2].float() / 255).requires_grad_()
+    embed(x).sum().backward()
+    assert x.grad is not None
+
+
 def test_an_autoencoder_is_read_at_a_point_of_its_own_without_gradient(glyphs):
     vae = load("zoo:vae")
     with pytest.raises(InputError, match=r"zoo:vae \(vae\) has no last block that stands for"):
