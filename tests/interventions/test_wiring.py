@@ -1,6 +1,7 @@
 """What swaps show without any training: wiring alone moves a network's images to the donor's."""
 
 import functools
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,8 @@ N = 10
 # One class, so that recipients differ from donors in noise alone.
 DONOR = Generation(n=N, seed=0, steps=2, scheduler="ddim")
 RECIPIENT = Generation(n=N, seed=100, steps=2, scheduler="ddim")
+# One pair is enough where images only have to be equal.
+PAIR = replace(DONOR, n=1), replace(RECIPIENT, n=1)
 # A code is drawn at once: no sampler.
 CODES = Generation(n=N, seed=0), Generation(n=N, seed=100)
 
@@ -195,6 +198,16 @@ def test_alone_it_moves_less_the_more_skips_enter_after_it():
     assert alpha[-1] == 1
     assert alpha[-2] < 0.9
     assert alpha[0] < 0.2
+
+
+def test_a_down_block_of_a_u_net_and_the_up_block_that_takes_its_skip_are_one_carrier():
+    # From either side the donor's image passes all skips but those before it.
+    names = ["conv_in", *_blocks(_unet(), "down_blocks."), *_ups(_unet())[::-1]]
+    assert len(names) == 12
+    found = interchange(_unet(), [Carrier((name,)) for name in names], *PAIR)
+    images = [one.swapped for one in found]
+    for down, up in zip(images[:6], images[6:], strict=True):
+        assert torch.equal(down, up)
 
 
 @pytest.mark.parametrize(
