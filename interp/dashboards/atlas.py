@@ -105,7 +105,7 @@ def _head(atlas: Any) -> Markup:
     names = " and ".join(filter(None, (", ".join(_names(atlas)[:-1]), *_names(atlas)[-1:])))
     untrained = tag("span", "UNTRAINED", class_="badge warn") if model.untrained else None
     said = (
-        f"{model.family}, {model.class_name}. Parts of one run are swapped into another, on "
+        f"{model.class_name} ({model.family}). Parts of one run are swapped into another, on "
         f"{atlas.n_pairs} disjoint pairs of images; what moves in {names} is measured."
     )
     made = tag("p", tag("code", atlas.made_by), class_="made") if atlas.made_by else None

@@ -19,6 +19,8 @@ DIVERGING = [[0, "#123f6b"], [0.25, "#7fb0d3"], [0.5, "#f7f6f3"], [0.75, "#e59d6
 # A swap that keeps this much counts as the full one (rule.json, "keep").
 KEEP = 0.95
 _NAME = 24
+# A label of one line would leave a phone no room for the chart.
+_LINE, _LINES = 16, 3
 LEGEND = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "traceorder": "normal"}
 
 
@@ -26,6 +28,20 @@ def short(name: Any, length: int = _NAME) -> str:
     """Return a name as a label: its end is what tells layers apart."""
     text = str(name)
     return escape(text if len(text) <= length else f"…{text[1 - length :]}")
+
+
+def wrapped(name: Any) -> str:
+    """Return a name as a label of up to three short lines, broken where its parts end."""
+    lines: list[str] = []
+    for part in str(name).replace(" .. ", " ..\n").split("\n"):
+        while len(part) > _LINE and len(lines) < _LINES - 1:
+            at = max(part.rfind(mark, 0, _LINE) for mark in "./_:- ") + 1
+            at = at if at > _LINE // 3 else _LINE
+            lines.append(part[:at])
+            part = part[at:]
+        lines.append(part)
+    kept = lines if len(lines) <= _LINES else ["…", *lines[1 - _LINES :]]
+    return "<br>".join(short(line.strip(), _LINE) for line in kept)
 
 
 def check_attribute(atlas: Any, attribute: str) -> None:
@@ -95,18 +111,18 @@ def step_map_figure(atlas: Any, attribute: str, which: int = 0) -> "go.Figure":
     )
     figure = go.Figure(heat)
     caption = made_from(atlas, "bounds (hover): 95 % bootstrap over pairs; 0 recipient, 1 donor")
-    height = 150 + 26 * len(one.layers)
+    height = 165 + 34 * len(one.layers)
     title = f"{escape(attribute)}: donor share by step and layer"
     apply_theme(figure, title=title, caption=caption, height=max(230, height))
     figure.update_xaxes(
-        title="steps, first to last (log-SNR, nats)",
+        title="steps (log-SNR in nats)",
         tickvals=list(range(len(one.windows))),
         ticktext=[_window(*parts) for parts in zip(one.windows, one.noise, strict=True)],
         tickangle=0,
         tickfont={"size": 10},
         showgrid=False,
     )
-    layer_axis(figure.update_yaxes, one.layers)
+    layer_axis(figure.update_yaxes, [wrapped(name) for name in one.layers])
     return figure
 
 
@@ -125,18 +141,17 @@ def _map_hover(one: Any, attribute: str) -> list[list[str]]:
 def _window(name: str, noise: tuple[float | None, float | None]) -> str:
     if not all(map(known, noise)):
         return short(name, 16)
-    return f"{short(name, 16)}<br>{number(noise[0], 1)} to {number(noise[1], 1)}"
+    return f"{short(name, 16)}<br>{number(noise[0], 1)}<br>to {number(noise[1], 1)}"
 
 
-def layer_axis(update: Any, layers: Sequence[str], **more: Any) -> None:
+def layer_axis(update: Any, labels: Sequence[str], title: str = "layer") -> None:
     """Name the layers on an axis, first at the top."""
     update(
-        title={"text": "layer", "standoff": 12},
-        tickvals=list(range(len(layers))),
-        ticktext=[short(name) for name in layers],
+        title={"text": title, "standoff": 12},
+        tickvals=list(range(len(labels))),
+        ticktext=list(labels),
         autorange="reversed",
         showgrid=False,
-        **more,
     )
 
 
@@ -149,7 +164,7 @@ def compactness_figure(atlas: Any, which: int = 0) -> "go.Figure":
 
     one = pick(atlas.compactness, which, "source")
     if not one.pca.kept and not one.jacobian.kept:
-        raise InputError(f"{one.source}: no directions were counted; its swap moves too little")
+        raise InputError(f"{one.source}: no directions were counted, so none are drawn")
     curves = (
         ("PCA basis", one.pca, BLUE, "circle", "solid"),
         ("Jacobian basis", one.jacobian, ORANGE, "diamond", "solid"),
@@ -180,7 +195,9 @@ def compactness_figure(atlas: Any, which: int = 0) -> "go.Figure":
     apply_theme(figure, title=title, caption=caption, height=340)
     figure.update_layout(showlegend=True, legend=LEGEND)
     figure.update_xaxes(type="log", title="directions swapped (count, log scale)", dtick="D2")
-    figure.update_yaxes(title="donor share kept, least attribute", rangemode="tozero")
+    kept = [v for _, curve, *_ in curves if curve for _, v in curve.kept if known(v)]
+    span = [min(0.0, *kept, 0.0) - 0.03, max(1.0, *kept, 1.0) + 0.05]
+    figure.update_yaxes(title="donor share kept, least attribute", range=span)
     return figure
 
 
@@ -214,16 +231,22 @@ def kinds_figure(atlas: Any, attribute: str) -> "go.Figure":
         figure.add_vline(x=level, line=LEVEL_LINE)
     caption = made_from(atlas, "bars: 95 % bootstrap over pairs; null: no edit, both exactly 0")
     title = f"{escape(attribute)}: kinds of module"
-    apply_theme(figure, title=title, caption=caption, height=190 + 34 * len(y))
+    apply_theme(figure, title=title, caption=caption, height=200 + 40 * len(y))
     figure.update_layout(showlegend=True, legend=LEGEND)
-    figure.update_xaxes(title="share (0 none, 1 all)")
+    figure.update_xaxes(title="share (0 none, 1 all)", range=_room([*swapped, *ablated]))
     figure.update_yaxes(
         title={"text": "kind of module", "standoff": 12},
         tickvals=y,
-        ticktext=[short(kind.name) for kind in atlas.kinds],
+        ticktext=[wrapped(kind.name) for kind in atlas.kinds],
         range=[len(y) - 0.5, -0.5],
     )
     return figure
+
+
+def _room(ones: Sequence[Any]) -> list[float]:
+    """From 0 to 1 and as far as the intervals reach, with room for marks at the ends."""
+    found = [v for one in ones if one for v in (one.value, one.low, one.high) if known(v)]
+    return [min(0.0, *found, 0.0) - 0.06, max(1.0, *found, 1.0) + 0.06]
 
 
 def _part(cells: Any, attribute: str, name: str) -> Any:

@@ -16,8 +16,8 @@ from interp.dashboards.atlas_figures import (
     layer_axis,
     made_from,
     pick,
-    short,
     values_of,
+    wrapped,
 )
 from interp.dashboards.atlas_html import bounds, known, number
 from interp.dashboards.theme import MUTED, apply_theme, escape
@@ -57,7 +57,7 @@ def shares_figure(atlas: Any, attribute: str, which: int = 0) -> "go.Figure":
     apply_theme(figure, title=title, caption=caption, height=150 + 46 * len(table.layers))
     figure.update_layout(barmode="group", bargap=0.25, showlegend=True, legend=LEGEND)
     figure.update_xaxes(title="donor share (1 = all)", range=_range(table))
-    layer_axis(figure.update_yaxes, table.layers)
+    layer_axis(figure.update_yaxes, [wrapped(name) for name in table.layers], "part swapped")
     return figure
 
 
@@ -106,14 +106,14 @@ def interactions_figure(atlas: Any, attribute: str, which: int = 0) -> "go.Figur
     square = table.interactions[_row(table.attributes, attribute, study.name)]
     z = [[None if i == j else square[i][j] for j in range(n)] for i in range(n)]
     most = max((abs(v) for line in z for v in line if v is not None and known(v)), default=0.0)
-    names = [short(name, 14) for name in table.layers]
+    names = [f"{wrapped(name)} ({i})" for i, name in enumerate(table.layers, start=1)]
     heat = go.Heatmap(
         z=z,
         x=list(range(n)),
         y=list(range(n)),
         text=[[number(value) if value is not None else "" for value in line] for line in z],
         texttemplate="%{text}",
-        customdata=[[f"{a} with {b}" for b in names] for a in names],
+        customdata=[[f"{escape(a)} with {escape(b)}" for b in table.layers] for a in table.layers],
         hovertemplate="%{customdata}: %{z:.3f}<extra></extra>",
         colorscale=DIVERGING,
         zmid=0,
@@ -127,12 +127,11 @@ def interactions_figure(atlas: Any, attribute: str, which: int = 0) -> "go.Figur
     figure = go.Figure(heat)
     caption = made_from(atlas, "no intervals; 0: two layers together do what each does alone")
     title = f"{escape(attribute)}: what pairs of layers add"
-    apply_theme(figure, title=title, caption=caption, height=150 + 34 * n)
-    figure.update_xaxes(
-        title="layer", tickvals=list(range(n)), ticktext=names, tickangle=-35, showgrid=False
-    )
-    layer_axis(figure.update_yaxes, table.layers)
-    figure.update_yaxes(ticktext=names)
+    apply_theme(figure, title=title, caption=caption, height=190 + 38 * n)
+    # Columns are the rows' parts in the same order: their numbers need no room.
+    layer_axis(figure.update_yaxes, names, "part swapped")
+    ticks = {"tickvals": list(range(n)), "ticktext": [str(i + 1) for i in range(n)]}
+    figure.update_xaxes(title="part swapped with it (number)", showgrid=False, **ticks)
     return figure
 
 
@@ -167,12 +166,12 @@ def specialization_figure(atlas: Any, which: int = 0) -> "go.Figure":
     figure.add_vline(x=0, line={"color": MUTED, "width": 1})
     caption = made_from(atlas, "bars: 95 % bootstrap over pairs, 99 % for the excess; null: twins")
     title = f"Specialization: {escape(study.name)}"
-    apply_theme(figure, title=title, caption=caption, height=170 + 34 * len(names))
+    apply_theme(figure, title=title, caption=caption, height=170 + 38 * len(names))
     figure.update_xaxes(title="specialization (0 none, 1 full)", range=_span(rows, study))
     figure.update_yaxes(
         title={"text": "whose", "standoff": 12},
         tickvals=list(range(len(names))),
-        ticktext=[short(name, 24) for name in names],
+        ticktext=[wrapped(name) for name in names],
         range=[len(names) - 0.5, -0.5],
     )
     return figure

@@ -103,12 +103,14 @@ def _role(role: str) -> str:
 
 
 def _map_numbers(one: Any) -> Markup:
+    parts = [(f"{ALPHA} {name}", cells) for name, cells in one.alpha.items()]
+    parts += [(f"damage {name}", cells) for name, cells in one.damage.items()]
     rows = [
-        (layer, window, *(interval(cells[w][j]) for cells in one.alpha.values()))
+        (layer, window, *(interval(cells[w][j]) for _, cells in parts))
         for j, layer in enumerate(one.layers)
         for w, window in enumerate(one.windows)
     ]
-    return table(("layer", "steps", *(f"{ALPHA} {name}" for name in one.alpha)), rows, one.name)
+    return table(("layer", "steps", *(name for name, _ in parts)), rows, one.name)
 
 
 def layers_part(atlas: Any, charts: Charts) -> Markup:
