@@ -1,13 +1,21 @@
-"""Make the README's pictures from a demo: python .github/screenshots.py demo
+"""Make the README's pictures.
+
+python .github/screenshots.py demo            of a demo: feature.png, comparison.png
+python .github/screenshots.py --atlas FOLDER  of a run of `interp atlas`: atlas.png
 
 Needs the extra "test" and Debian's chromium.
 """
 
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 from playwright.sync_api import sync_playwright
+
+from interp.atlas import load_atlas
+from interp.dashboards import atlas_figure
+from interp.dashboards.theme import CONFIG
 
 ARGUMENTS = (
     "--no-sandbox",
@@ -22,20 +30,31 @@ HERE = Path(__file__).resolve().parent
 VIEWS = {"feature": "#/sae/3/feature/354", "comparison": "#/compare/0"}
 
 
-def main(folder: Path) -> None:
+def main(arguments: list[str]) -> None:
     """Write one PNG per view beside this file."""
-    page_path = (folder / "index.html").resolve()
-    with sync_playwright() as driver:
+    with tempfile.TemporaryDirectory() as scratch, sync_playwright() as driver:
         chromium = shutil.which("chromium")
         browser = driver.chromium.launch(executable_path=chromium, args=list(ARGUMENTS))
-        for name, view in VIEWS.items():
-            page = browser.new_page(viewport={"width": 1440, "height": 1000})
-            page.goto(page_path.as_uri() + view)
-            page.wait_for_timeout(3000)
-            page.screenshot(path=HERE / f"{name}.png")
-            print(HERE / f"{name}.png")
+        if "--atlas" in arguments:
+            figure = atlas_figure(load_atlas(arguments[-1]))
+            path = Path(scratch) / "atlas.html"
+            figure.write_html(path, config=CONFIG, include_plotlyjs=True)
+            take(browser, path.as_uri(), "atlas", (1216, int(figure.layout.height) + 16))
+        else:
+            page_path = (Path(arguments[-1] if arguments else "demo") / "index.html").resolve()
+            for name, view in VIEWS.items():
+                take(browser, page_path.as_uri() + view, name, (1440, 1000))
         browser.close()
 
 
+def take(browser, address: str, name: str, size: tuple[int, int]) -> None:
+    """Write what a window of that size shows once the charts stand."""
+    page = browser.new_page(viewport={"width": size[0], "height": size[1]})
+    page.goto(address)
+    page.wait_for_timeout(3000)
+    page.screenshot(path=HERE / f"{name}.png")
+    print(HERE / f"{name}.png")
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "demo"))
+    main(sys.argv[1:])

@@ -158,7 +158,8 @@ def specialization_figure(atlas: Any, which: int = 0) -> "go.Figure":
         hover = "fresh weights: %{x:.3f}<extra></extra>"
         at = [len(names)] * len(twins)
         figure.add_scatter(x=twins, y=at, mode="markers", marker=marker, hovertemplate=hover)
-        names.append(f"{len(study.twins)} untrained twins")
+        counted = f"{len(twins)} of " if len(twins) < len(study.twins) else ""
+        names.append(f"{counted}{len(study.twins)} untrained twins")
     if study.excess is not None:
         marker = {"color": GREEN, "symbol": "diamond", "size": 12}
         _dot(figure, len(names), study.excess, "excess over twins", marker)
