@@ -3,5 +3,6 @@
 from interp.atlas.config import AtlasConfig
 from interp.atlas.record import Atlas, load_atlas
 from interp.atlas.study import atlas
+from interp.atlas.texts import find_prompts, read_prompts
 
-__all__ = ["Atlas", "AtlasConfig", "atlas", "load_atlas"]
+__all__ = ["Atlas", "AtlasConfig", "atlas", "find_prompts", "load_atlas", "read_prompts"]

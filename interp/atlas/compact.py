@@ -5,6 +5,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from torch import Tensor
+
 from interp.atlas.bases import Subject, count_directions, count_image_directions
 from interp.atlas.codec import decode, encode
 from interp.atlas.job import Job
@@ -42,13 +44,25 @@ def count_image(job: Job) -> Curve:
     """d_img on the pairs of the atlas."""
 
     def make() -> Any:
-        others = job.held_out[: job.sizes.n_fit]
-        found = count_image_directions(
-            job.pairs, job.donors, job.recipients, others, job.attributes
-        )
-        return encode(record_curve(found))
+        images = (job.donors, job.recipients, held_out_images(job))
+        return encode(record_curve(count_image_directions(job.pairs, *images, job.attributes)))
 
     return decode(Curve, keep_values(job.folder, "image-directions", make))
+
+
+def held_out_images(job: Job) -> Tensor:
+    """Images behind d_img: the real glyphs for the zoo, else the model's own of other seeds.
+
+    A basis decides d_img only where it has nearly as many images as an image has numbers: textures
+    need most of them. Those of the zoo's data cost nothing.
+    """
+    own = job.held_out[: job.sizes.n_fit]
+    if job.config.quick or not job.model.name.startswith("zoo:"):
+        return own
+    from interp.zoo import load_images
+
+    real = load_images("glyphs").pixels
+    return real if real.shape[1:] == own.shape[1:] else own
 
 
 def weigh_sources(

@@ -93,7 +93,8 @@ def choose_sizes(config: AtlasConfig, calls: int) -> Sizes:
     return Sizes(
         n_pairs=n,
         n_reference=128,
-        n_fit=min(config.fit, 512 if several else 1024),
+        # Behind d_img where no data are at hand.
+        n_fit=min(config.fit, 256 if several else 1024),
         n_latents=config.fit,
         gradients=config.gradients or (256 if several else 512),
         # 2^4 and 2^6 subsets: what 4 minutes allow.
@@ -105,11 +106,12 @@ def choose_sizes(config: AtlasConfig, calls: int) -> Sizes:
 
 
 def _quick(config: AtlasConfig, calls: int) -> Sizes:
-    n = config.n_pairs or (LEAST_PAIRS if calls > 1 else 24)
+    # 2^12 patterns of signs: enough for Holm over all carriers.
+    n = config.n_pairs or (12 if calls > 1 else 24)
     return Sizes(
         n_pairs=n,
         n_reference=48,
-        n_fit=min(config.fit, 96 if calls > 1 else 192),
+        n_fit=min(config.fit, 96 if calls > 1 else 512),
         n_latents=min(config.fit, 512),
         gradients=config.gradients or (32 if calls > 1 else 192),
         players=3,

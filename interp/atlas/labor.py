@@ -44,11 +44,11 @@ from interp.models import Model
 _TRIES = 2
 
 
-def share_labor(job: Job, make_twin: MakeTwin) -> tuple[LayerStudy, LayerShares, Excess | None]:
+def share_labor(job: Job, make_twin: MakeTwin) -> tuple[LayerStudy, LayerShares, Excess]:
     """Play the stages of the writes, on the model, its twins and its wiring twin.
 
-    Returns the study, and the shares and the excess as the rule takes them (no excess: too few
-    twins move anything).
+    Returns the study, and the shares and the excess as the rule takes them (undefined where swaps
+    move too few of the twins).
     """
     players = merge_players(job.stages, job.sizes.players)
     with job.clock.stage(f"{2 ** len(players) - 1} subsets of {len(players)} stages"):
@@ -73,7 +73,7 @@ def share_labor(job: Job, make_twin: MakeTwin) -> tuple[LayerStudy, LayerShares,
         given_step=given,
         over_steps=over,
         twins=tuple(one.value for one in twins),
-        excess=None if excess is None else excess_interval(excess),
+        excess=excess_interval(excess),
         wiring=wiring,
         notes=_notes(job, shares),
     )
@@ -128,14 +128,17 @@ def _play_twin(
     return measure_specialization(game, n_resamples=2)
 
 
-def _compare(job: Job, own: Specialization, twins: Sequence[Specialization]) -> Excess | None:
+def _compare(job: Job, own: Specialization, twins: Sequence[Specialization]) -> Excess:
+    """The excess over the twins that move; undefined where they are fewer than asked for."""
     defined = [one for one in twins if one.value is not None]
-    if len(defined) < 2:
-        job.warnings.append(
-            f"{len(defined)} of {len(twins)} untrained twins move anything: no excess over twins"
-        )
-        return None
-    return compare_twins(own, defined)
+    if len(defined) >= job.config.twins:
+        return compare_twins(own, defined)
+    job.warnings.append(
+        f"Swaps of writes move {len(defined)} of {len(twins)} untrained twins: what comes out of "
+        "the others is decided by other sources, and specialization beyond twins is undefined."
+    )
+    values = tuple(one.value for one in defined if one.value is not None)
+    return Excess(None, None, None, None, values, own.n_pairs)
 
 
 def _cut(job: Job, players: Sequence[Carrier]) -> Interval:

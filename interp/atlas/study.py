@@ -8,7 +8,8 @@ from typing import Any
 from interp.atlas.bases import make_images
 from interp.atlas.compact import count_image, source_carriers, weigh_sources
 from interp.atlas.config import AtlasConfig, choose_sizes
-from interp.atlas.games import remember
+from interp.atlas.deviations import measure_deviations
+from interp.atlas.games import merge_players, remember
 from interp.atlas.job import Clock, Job, Tiles
 from interp.atlas.judging import judge, record_check, run_controls
 from interp.atlas.labor import ablate_kinds, list_kinds, share_kinds, share_labor
@@ -25,22 +26,21 @@ from interp.atlas.record import (
     VerdictRecord,
 )
 from interp.atlas.swaps import (
-    Side,
-    Swapped,
-    effects_of,
     independent_side,
     list_table,
     make_map,
-    make_row,
+    make_rows,
     record_arm,
     reference_rows,
     shared_side,
     swap_all,
 )
+from interp.atlas.texts import find_prompts
 from interp.atlas.twins import MakeTwin, list_training_seeds, twin_maker
 from interp.atlas.words import ATTRIBUTES, NOT_MEASURED, scope_of, seed_sentence, step_sentence
 from interp.errors import InputError
 from interp.interventions import (
+    Carrier,
     Excess,
     LayerShares,
     SourceEvidence,
@@ -65,7 +65,6 @@ def atlas(
     out: str | Path | None = None,
     *,
     twin: MakeTwin | None = None,
-    prompts: Sequence[str] = (),
     progress: Callable[[str], None] | None = None,
     made_by: str = "",
 ) -> Atlas:
@@ -81,7 +80,6 @@ def atlas(
         config: sizes and seeds; None: the defaults.
         out: folder for `Atlas.save` and for finished parts, with which a killed run goes on.
         twin: seed -> the same architecture with fresh weights, for models that no spec names.
-        prompts: texts for models that take them, where `config.prompts` names none.
         progress: called with a line of text per stage.
         made_by: command or call, for the record.
 
@@ -99,7 +97,7 @@ def atlas(
         controls = run_controls()
     with clock.stage("load the model, make donors, recipients and others"):
         loaded = load(model, device=config.device) if isinstance(model, str) else model
-        texts = config.prompts or tuple(prompts)
+        texts = find_prompts(loaded, config.prompts)
         job = _prepare(loaded, config, texts, Path(out) if out is not None else None, clock)
     make_twin = twin_maker(loaded, spec, twin)
     parts = _measure(job, make_twin)
@@ -168,20 +166,22 @@ class _Parts:
     compactness: list[Any]
     image: Any
     shares: LayerShares
-    excess: Excess | None
+    excess: Excess
 
 
 def _measure(job: Job, make_twin: MakeTwin) -> _Parts:
     side, clock = independent_side(job), job.clock
     arms = [record_arm(job, side, WHAT[side.name])]
     rows = reference_rows(job, side)
-    with clock.stage("sources, each alone and all others together"):
-        sources = swap_all(job, side, source_carriers(job))
-        rows += _rows(job, side, sources)
     kinds = list_kinds(job)
-    with clock.stage("stages, kinds and block outputs, each alone"):
-        table = swap_all(job, side, list_table(job, kinds))
-        rows += _rows(job, side, table)
+    carriers = [*source_carriers(job), *list_table(job, kinds)]
+    with clock.stage(
+        f"{len(carriers)} carriers, each alone: sources, stages, kinds, block outputs"
+    ):
+        found = swap_all(job, side, carriers, "carriers")
+    with clock.stage("how far swapped states are from clean ones"):
+        far = measure_deviations(job, side.donor, side.recipient, carriers)
+        rows += make_rows(job, side, found, carriers, far)
     maps = []
     if job.calls > 1:
         with clock.stage("stages within step windows"):
@@ -190,38 +190,31 @@ def _measure(job: Job, make_twin: MakeTwin) -> _Parts:
     if other is not None:
         with clock.stage("equal noise, other class or text"):
             arms.append(record_arm(job, other, WHAT[other.name]))
-            rows += _shared_rows(job, other)
+            varied = _varied(job)
+            rows += make_rows(job, other, swap_all(job, other, varied, "shared"), varied, {})
     with clock.stage("directions of the sources and of images"):
         image = count_image(job)
-        evidence, compactness = weigh_sources(job, effects_of(sources), image)
+        evidence, compactness = weigh_sources(job, found.effects, image)
     study, shares, excess = share_labor(job, make_twin)
-    layers, found = [study], []
+    layers, ablated = [study], []
     if kinds:
         with clock.stage("kinds of modules: all subsets, and mean ablation"):
             layers.append(share_kinds(job, kinds))
             tiles = {row.name: row.images for row in rows if row.arm == side.name}
-            found = ablate_kinds(job, kinds, effects_of(table), tiles)
-    return _Parts(arms, rows, maps, layers, found, evidence, compactness, image, shares, excess)
+            ablated = ablate_kinds(job, kinds, found.effects, tiles)
+    return _Parts(arms, rows, maps, layers, ablated, evidence, compactness, image, shares, excess)
 
 
-def _rows(job: Job, side: Side, found: dict[str, Swapped]) -> list[CarrierRow]:
-    return [make_row(job, side, one) for one in found.values()]
-
-
-def _shared_rows(job: Job, side: Side) -> list[CarrierRow]:
-    """Sources that differ in this arm, and the stages."""
+def _varied(job: Job) -> list[Carrier]:
+    """Sources that differ where noise is equal, and the stages."""
     fields = job.model.sources(job.drawn.donor)
-    names = [name for name, field in fields.items() if field in ("prompts", "classes")]
-    carriers = [one for one in source_carriers(job) if set(one.fields) & set(names)]
-    carriers = [one for one in carriers if set(one.fields) <= set(names)]
-    return _rows(job, side, swap_all(job, side, [*carriers, *job.stages]))
+    names = {name for name, field in fields.items() if field in ("prompts", "classes")}
+    alone = [one for one in source_carriers(job) if set(one.fields) <= names]
+    return [*alone, *merge_players(job.stages, job.sizes.players)]
 
 
 def _judge(job: Job, parts: _Parts) -> VerdictRecord | None:
     """The verdict; where the rule lacks something, a warning in its place."""
-    if parts.excess is None:
-        job.warnings.append("no verdict: the rule needs specialization beyond untrained twins")
-        return None
     try:
         return judge(parts.evidence, parts.shares, parts.excess)
     except InputError as error:

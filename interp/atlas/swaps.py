@@ -1,63 +1,52 @@
 """The table: every carrier swapped, beside reference levels and random pushes, in each arm."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from interp.atlas.bases import make_images
+from interp.atlas.deviations import Deviations
 from interp.atlas.games import cut_windows, in_window, merge_players
 from interp.atlas.job import Job
-from interp.atlas.parts import keep_arrays, recipe_hash
-from interp.atlas.record import Arm, CarrierRow, StepMap
+from interp.atlas.record import Arm, CarrierRow, Raw, StepMap
 from interp.atlas.tables import bound, cells, number, step_map
+from interp.errors import InputError
 from interp.interventions import (
     Carrier,
     Effect,
-    Pairs,
+    Scan,
+    available_raw,
     embed_images,
-    interchange,
+    holm_effects,
     list_carriers,
-    make_pairs,
     measure_effect,
+    scan,
     transfer_ratio,
 )
-from interp.interventions.effects import Embedded
 from interp.interventions.roles import find_role
 from interp.models import Generation
 
 INDEPENDENT, SHARED = "independent", "shared noise"
-
-
-class Swapped(NamedTuple):
-    """One carrier's images, uint8 [n, h, w, 3], and effects."""
-
-    carrier: Carrier
-    effect: Effect
-    random: Effect | None
-    images: Tensor
-    tau: dict[str, float | None]
+# Up to this many pixels the images of all pairs are kept, and raw measures are over all.
+_SMALL = 128 * 128
 
 
 class Side(NamedTuple):
-    """One arm: its recipes, unedited images and pairs."""
+    """One arm: its recipes and unedited images."""
 
     name: str
     donor: Generation
     recipient: Generation
     donors: Tensor
     recipients: Tensor
-    embedded: tuple[Embedded, Embedded]
-    pairs: Pairs
 
 
 def independent_side(job: Job) -> Side:
     """The arm in which donor and recipient share nothing."""
-    drawn = job.drawn
-    return _side(job, INDEPENDENT, (drawn.donor, drawn.recipient), (job.donors, job.recipients))
+    return Side(INDEPENDENT, job.drawn.donor, job.drawn.recipient, job.donors, job.recipients)
 
 
 def shared_side(job: Job) -> Side | None:
@@ -65,63 +54,25 @@ def shared_side(job: Job) -> Side | None:
     if job.drawn.shared is None:
         return None
     donor, recipient = job.drawn.shared
-    images = job.donors, make_images(job.model, recipient)
-    return _side(job, SHARED, (donor, recipient), images)
+    return Side(SHARED, donor, recipient, job.donors, make_images(job.model, recipient))
 
 
-def _side(
-    job: Job, name: str, recipes: tuple[Generation, Generation], images: tuple[Tensor, Tensor]
-) -> Side:
-    a, b, other = (embed_images(x, job.attributes) for x in (*images, job.reference))
-    return Side(name, *recipes, *images, (a, b), make_pairs(a, b, reference=other))
-
-
-def swap_all(job: Job, side: Side, carriers: Sequence[Carrier]) -> dict[str, Swapped]:
-    """Swap each carrier alone; bounds are corrected over all of them. By label."""
-    found = {}
-    for one in carriers:
-        made = _swap(job, side, one)
-        images = torch.from_numpy(made["swapped"])
-        swapped = embed_images(images, job.attributes)
-        role = str(made["role"])
-        options = {"n_tests": len(carriers), "seed": job.config.seed}
-        effect = measure_effect(side.pairs, swapped, carrier=one.label, role=role, **options)
-        random = None
-        if "random" in made:
-            moved = embed_images(torch.from_numpy(made["random"]), job.attributes)
-            name = f"{one.label} (random)"
-            random = measure_effect(side.pairs, moved, carrier=name, role="descendant", **options)
-        found[one.label] = Swapped(one, effect, random, images, _tau(side, swapped))
-    return found
-
-
-def _swap(job: Job, side: Side, carrier: Carrier) -> dict[str, np.ndarray]:
-    def make() -> dict[str, np.ndarray]:
-        (found,) = interchange(
-            job.model,
-            carrier,
-            side.donor,
-            side.recipient,
-            batch_size=job.config.batch_size,
-            seed=job.config.seed,
-        )
-        made = {"swapped": found.swapped.numpy(), "role": np.array(found.role)}
-        return made if found.random is None else {**made, "random": found.random.numpy()}
-
-    # Names of files say little and never clash.
-    about = {"arm": side.name, "points": carrier.points, "fields": carrier.fields}
-    about |= {"calls": str(carrier.calls), "label": carrier.label}
-    return keep_arrays(job.folder, f"swap-{recipe_hash(about)}", make)
-
-
-def _tau(side: Side, swapped: Embedded) -> dict[str, float | None]:
-    a, b = side.embedded
-    found: dict[str, float | None] = {}
-    for name in a:
-        apart = np.linalg.norm(a[name] - b[name], axis=1) > 0
-        both = (x[name][apart] for x in (a, b, swapped))
-        found[name] = number(transfer_ratio(*both)) if apart.any() else None
-    return found
+def swap_all(job: Job, side: Side, carriers: Sequence[Carrier], name: str) -> Scan:
+    """Swap each carrier alone over all pairs; parts are kept under `name`."""
+    whole = int(np.prod(side.donors.shape[1:3])) <= _SMALL
+    folder = None if job.folder is None else job.folder / name
+    return scan(
+        job.model,
+        carriers,
+        side.donor,
+        side.recipient,
+        job.attributes,
+        job.reference,
+        out=folder,
+        batch_size=job.config.batch_size,
+        images=side.donor.n if whole else job.config.images,
+        seed=job.config.seed,
+    )
 
 
 def list_table(job: Job, kinds: Sequence[Carrier]) -> list[Carrier]:
@@ -153,9 +104,8 @@ def make_map(job: Job, side: Side) -> StepMap | None:
         return None
     stages = merge_players(job.stages, job.sizes.players)
     placed = [(name, calls, in_window(stages, name, calls)) for name, calls in windows]
-    found = swap_all(job, side, [one for _, _, players in placed for one in players])
-    effects = {label: one.effect for label, one in found.items()}
-    return step_map("writes by stage", effects, placed, stages, job.noise)
+    found = swap_all(job, side, [one for _, _, players in placed for one in players], "windows")
+    return step_map("writes by stage", found.effects, placed, stages, job.noise)
 
 
 def record_arm(job: Job, side: Side, what: str) -> Arm:
@@ -164,7 +114,7 @@ def record_arm(job: Job, side: Side, what: str) -> Arm:
     return Arm(
         name=side.name,
         what=what,
-        n_pairs=side.pairs.n_pairs,
+        n_pairs=side.donor.n,
         donor=dataclasses.asdict(side.donor),
         recipient=dataclasses.asdict(side.recipient),
         donors=job.tiles.add(side.donors, count),
@@ -174,36 +124,87 @@ def record_arm(job: Job, side: Side, what: str) -> Arm:
 
 def reference_rows(job: Job, side: Side) -> list[CarrierRow]:
     """The levels: nothing swapped, and an image that has to do with neither."""
-    n = len(side.recipients)
-    levels = {"no edit": side.recipients, "unrelated image": job.held_out[-n:]}
+    levels = {"no edit": side.recipients, "unrelated image": job.held_out[-len(side.recipients) :]}
     rows = []
     for name, images in levels.items():
         swapped = embed_images(images, job.attributes)
-        effect = measure_effect(side.pairs, swapped, carrier=name, seed=job.config.seed)
-        made = Swapped(Carrier(name=name), effect, None, images, _tau(side, swapped))
-        rows.append(dataclasses.replace(make_row(job, side, made), role="reference"))
+        effect = measure_effect(job.pairs, swapped, carrier=name, seed=job.config.seed)
+        a, b = (embed_images(x, job.attributes) for x in (side.donors, side.recipients))
+        tau = {key: number(transfer_ratio(a[key], b[key], swapped[key])) for key in a}
+        rows.append(
+            CarrierRow(
+                name=name,
+                role="reference",
+                arm=side.name,
+                effects=cells(effect),
+                sufficiency=bound(effect.sufficiency),
+                largest=bound(effect.largest),
+                tau=tau,
+                raw=_raw(side, images),
+                images=job.tiles.add(images, job.config.images),
+            )
+        )
     return rows
 
 
-def make_row(job: Job, side: Side, made: Swapped) -> CarrierRow:
-    """One row of the table."""
-    one, effect = made.carrier, made.effect
-    return CarrierRow(
-        name=effect.carrier,
-        role=effect.role,
-        arm=side.name,
-        effects=cells(effect),
-        sufficiency=bound(effect.sufficiency),
-        largest=bound(effect.largest),
-        points=one.points,
-        fields=one.fields,
-        random=None if made.random is None else cells(made.random),
-        tau=made.tau,
-        confirmatory=effect.role in ("source", "write"),
-        images=job.tiles.add(made.images, job.config.images),
-    )
+def make_rows(
+    job: Job, side: Side, found: Scan, carriers: Sequence[Carrier], deviations: Deviations
+) -> list[CarrierRow]:
+    """Rows of the table, Holm-adjusted over all sources and writes of this scan."""
+    adjusted = _adjust(job, found)
+    assert found.images is not None
+    rows = []
+    for one in carriers:
+        label, effect = one.label, found.effects[one.label]
+        images, random = found.images.swapped[label], found.random[label]
+        rows.append(
+            CarrierRow(
+                name=label,
+                role=effect.role,
+                arm=side.name,
+                effects=cells(effect),
+                sufficiency=bound(effect.sufficiency),
+                largest=bound(effect.largest),
+                points=one.points,
+                fields=one.fields,
+                random=None if random is None else cells(random),
+                tau=found.tau[label],
+                raw=_raw(side, images),
+                off=deviations.get(label, {}),
+                p=adjusted.get(label, {}),
+                confirmatory=effect.role != "descendant",
+                images=job.tiles.add(images, job.config.images),
+            )
+        )
+    return rows
 
 
-def effects_of(found: Mapping[str, Swapped]) -> dict[str, Effect]:
-    """The effects by label."""
-    return {label: one.effect for label, one in found.items()}
+def _adjust(job: Job, found: Scan) -> dict[str, dict[str, float | None]]:
+    chosen: dict[str, Effect] = {
+        label: effect for label, effect in found.effects.items() if effect.role != "descendant"
+    }
+    try:
+        tested = holm_effects(chosen, seed=job.config.seed)
+    except InputError as error:
+        job.warnings.append(f"no adjusted p-values: {error}")
+        return {}
+    adjusted: dict[str, dict[str, float | None]] = {}
+    for row in tested.rows:
+        adjusted.setdefault(row.carrier, {})[row.attribute] = row.adjusted
+    return adjusted
+
+
+def _raw(side: Side, images: Tensor) -> dict[str, Raw]:
+    """SSIM and what else is installed, over the pairs whose images are kept."""
+    n = len(images)
+    a, b = side.donors[:n], side.recipients[:n]
+    found = {}
+    for name, measure in _raw_measures(images).items():
+        values = (float(measure(x, y).mean()) for x, y in ((images, a), (images, b), (a, b)))
+        found[name] = Raw(*map(number, values))
+    return found
+
+
+def _raw_measures(images: Tensor) -> Mapping[str, Callable[[Tensor, Tensor], Tensor]]:
+    # Their windows need this many pixels.
+    return available_raw() if min(images.shape[1:3]) >= 16 else {}

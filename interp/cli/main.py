@@ -17,6 +17,7 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 import interp
 from interp import Encoding, Generation, InterpError, Rows, TrainConfig
 from interp.cli.assets import AssetsFetch, AssetsList, AssetsShow, AssetsVerify
+from interp.cli.atlas import MakeAtlas
 from interp.cli.capturing import CaptureEncode, CaptureGenerate, Points, Target, Which
 from interp.cli.comparing import Compare, Measures
 from interp.cli.health import Doctor
@@ -74,6 +75,7 @@ COMMANDS: Tree = {
             "shares": SAEShares,
         },
     ),
+    "atlas": MakeAtlas,
     "compare": Compare,
     "measures": Measures,
     "dashboard": (

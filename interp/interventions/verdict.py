@@ -273,15 +273,19 @@ def _needed(n: int, half: float, distance: float) -> int | None:
 
 
 def _decide_specialized(shares: LayerShares, excess: Excess, rule: dict[str, Any]) -> Answer:
-    if len(excess.twins) < rule["minimum_twins"]:
+    kinds = sorted(set(shares.kinds))
+    said = f"shares over {len(shares.layers)} layers are {' and '.join(kinds)}"
+    few = len(excess.twins) < rule["minimum_twins"]
+    if excess.value is None or excess.low is None or excess.high is None:
+        why = "the total share is near 0, no specialization"
+        if few:
+            why = f"swaps move {len(excess.twins)} of its twins: specialization has no level"
+        return Answer("undecided", f"{said}; {why}")
+    if few:
         raise InputError(
             f"{len(excess.twins)} twins: the rule asks for {rule['minimum_twins']} initializations "
             "whose specialization is defined"
         )
-    kinds = sorted(set(shares.kinds))
-    said = f"shares over {len(shares.layers)} layers are {' and '.join(kinds)}"
-    if excess.value is None or excess.low is None or excess.high is None:
-        return Answer("undecided", f"{said}; the total share is near 0, no specialization")
     said += f"; excess over {len(excess.twins)} twins {excess.value:.3f}"
     said += f" [{excess.low:.3f}, {excess.high:.3f}]"
     above = excess.low > rule["excess_lower_above"]

@@ -256,3 +256,10 @@ def test_no_total_no_specialization_and_too_few_twins():
 )
 def test_a_point_is_a_source_a_write_or_a_descendant(name, stream, kind, role):
     assert find_role(HookPoint(name, "", stream, kind, 8, (), "bc", 0.5)) == role
+
+
+def test_without_a_level_of_twins_specialization_is_undecided():
+    none = Excess(None, None, None, None, (), 40)
+    answer = _decide([_source()], excess=none).specialized
+    assert answer.answer == "undecided"
+    assert "swaps move 0 of its twins" in answer.reason
