@@ -16,7 +16,8 @@ from interp.errors import InputError
 
 _ASSETS = Path(__file__).parent / "assets"
 _MARK = '<meta name="generator" content="interp atlas">'
-_STYLES = ("base.css", "controls.css", "atlas.css")
+STYLES = ("base.css", "controls.css", "atlas.css", "atlas_grid.css")
+SCRIPT = "atlas.js"
 # Sections in order: address, heading, short name in the bar.
 _CHARTS = (
     ("steps", "When: steps by layers", "Steps", sections.steps_part),
@@ -141,8 +142,8 @@ def _carriers(atlas: Any, sheet: Sheet) -> Markup:
 
 
 def _document(atlas: Any, main: Markup, sheet: Sheet, charts: sections.Charts) -> str:
-    styles = "\n".join((_ASSETS / name).read_text("utf-8") for name in _STYLES)
-    scripts = [_plotly(), (_ASSETS / "atlas.js").read_text("utf-8")] if charts.figures else []
+    styles = "\n".join((_ASSETS / name).read_text("utf-8") for name in STYLES)
+    scripts = [_plotly(), (_ASSETS / SCRIPT).read_text("utf-8")] if charts.figures else []
     links = [("verdict", "Verdict"), ("carriers", "Carriers")]
     links += [(key, short) for key, _, short, _ in _CHARTS] + [("limits", "Limits")]
     bar = tag(

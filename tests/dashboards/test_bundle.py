@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from interp.dashboards import build_dashboard, bundle
+from interp.dashboards import atlas, build_dashboard, bundle, live
 from interp.dashboards.encode import array_record, plain, to_script_json
 from interp.dashboards.shards import category_summary, highlights, previews, quantize
 from interp.errors import InputError
@@ -273,7 +273,9 @@ def test_the_bundle_names_no_other_host(tmp_path):
 
 def test_every_asset_is_used_and_has_at_most_400_lines():
     folder = Path(bundle.__file__).parent / "assets"
-    assert {p.name for p in folder.iterdir()} == {*bundle.SCRIPTS, *bundle.STYLES, "index.html"}
+    used = {*bundle.SCRIPTS, *bundle.STYLES, *atlas.STYLES, atlas.SCRIPT, "index.html"}
+    used |= {file for file, _ in live.FILES.values()}
+    assert {p.name for p in folder.iterdir()} == used
     lengths = {p.name: len(p.read_text().splitlines()) for p in folder.iterdir()}
     assert not {name: n for name, n in lengths.items() if n > 400}
 
