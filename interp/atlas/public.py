@@ -27,9 +27,10 @@ from interp.interventions import (
     transfer_ratio,
 )
 from interp.interventions.carriers import check_interchange
+from interp.interventions.reuse import reusing, run_plain
 from interp.interventions.swapping import (
     Attribute,
-    Cache,
+    check_rerender,
     iterate_batches,
     push_carrier,
     read_carriers,
@@ -83,7 +84,7 @@ def draw_sets(
 
 
 def count_runs(model: Model, config: PublicConfig) -> int:
-    """Images that `public_protocol` generates: each costs one generation."""
+    """Images that `public_protocol` makes; a swap costs what comes after its first edit."""
     singles = len(config.blocks or list_blocks(model)) * len(config.windows)
     per_pair = 3 + singles * (1 + config.control)
     per_pair += 2 + config.n_sets * len(config.windows) if config.n_sets else 0
@@ -187,14 +188,6 @@ def _carrier(blocks: Sequence[str], window: tuple[float, float]) -> Carrier:
     return Carrier(points=tuple(blocks), window=(last, math.nextafter(first, math.inf)), axis="t")
 
 
-def _put_back(model: Model, blocks: Sequence[str], kept: Cache, other: Any, b: Tensor) -> None:
-    if not torch.equal(swap_carriers(model, [Carrier(points=tuple(blocks))], kept, other), b):
-        raise InputError(
-            "putting the recipients' own outputs back changes their images: the runs are not "
-            "repeatable, so no swap can be measured"
-        )
-
-
 class _Rows:
     """Embeddings and similarities of one cell, gathered batch by batch."""
 
@@ -250,16 +243,18 @@ def _scan_singles(
     swapped, pushed = ([_Rows(yard) for _ in keys] for _ in range(2))
     for start, one, other in iterate_batches(model, *recipes, config.batch_size):
         a, given = read_carriers(model, blocks, one)
-        b, kept = read_carriers(model, blocks, other)
-        _put_back(model, blocks, kept, other, b)
+        plain = run_plain(model, blocks, carriers, other)
+        b, kept = plain.images, plain.kept
+        check_rerender(model, [Carrier(points=tuple(blocks))], kept, other, b)
         count.add(3 * len(a))
         for rows, images in zip(sides, (a, b), strict=True):
             rows.add(images, a, b)
         for i, carrier in enumerate(carriers):
-            swapped[i].add(swap_carriers(model, [carrier], given, other), a, b)
-            if config.control:
-                state = (config.seed, start)
-                pushed[i].add(push_carrier(model, carrier, (given, kept), other, state), a, b)
+            with reusing(model, plain, [carrier]):
+                swapped[i].add(swap_carriers(model, [carrier], given, other), a, b)
+                if config.control:
+                    state = (config.seed, start)
+                    pushed[i].add(push_carrier(model, carrier, (given, kept), other, state), a, b)
             count.add(len(a) * (1 + config.control))
     donor, recipient = (rows.phi() for rows in sides)
     pairs = make_pairs(donor, recipient, reference=yard.reference)
@@ -284,14 +279,16 @@ def _scan_sets(
     found: dict[Any, dict[str, list[np.ndarray]]] = {}
     for pair, one, other in iterate_batches(model, *recipes, 1):
         a, given = read_carriers(model, blocks, one)
-        b, _ = read_carriers(model, (), other)
+        every = [_carrier(some, window) for window in config.windows for some in drawn[pair]]
+        plain = run_plain(model, (), every, other)
         count.add(2)
         for window in config.windows:
             held: dict[str, dict[str, list[np.ndarray]]] = {}
-            for chosen in drawn[pair]:
-                images = swap_carriers(model, [_carrier(chosen, window)], given, other)
-                values = measure_likeness(yard.similarities, images, a, b)
-                _hold(held, chosen, values)
+            for carrier in (_carrier(some, window) for some in drawn[pair]):
+                with reusing(model, plain, [carrier]):
+                    images = swap_carriers(model, [carrier], given, other)
+                sides = a, plain.images
+                _hold(held, carrier.points, measure_likeness(yard.similarities, images, *sides))
             count.add(config.n_sets)
             for block, values in held.items():
                 row = found.setdefault((window, block), {})
