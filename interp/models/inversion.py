@@ -1,6 +1,5 @@
 """Find what an image is made from: the latents at which a model makes it again, and how well."""
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -280,10 +279,3 @@ def regenerate(model: Model, inversion: Inversion) -> UInt8[Tensor, "n h w 3"]:
     """Make the inverted images again; equal to `reconstruction` up to the size of the batches."""
     with restoring(model, inversion) as batch:
         return model.generate(batch)
-
-
-def summarize(inversion: Inversion) -> dict[str, float]:
-    """Return the worst, the median and the best PSNR of an inversion in dB."""
-    order = inversion.psnr.sort().values.tolist()
-    middle = math.nan if not order else order[len(order) // 2]
-    return {"psnr_min": order[0], "psnr_median": middle, "psnr_max": order[-1]}

@@ -86,26 +86,29 @@ def _descend(
     learned = [code, *maps] if free else [code]
     rate, total = settings.lr or LR, settings.iterations or ITERATIONS
     adam = torch.optim.Adam(learned, lr=rate)
-    best = torch.full((len(code),), math.inf, device=code.device)
-    kept = [value.detach().clone() for value in (code, *maps)]
+    worst = torch.full((len(code),), math.inf, device=code.device)
+    best = [worst, *(value.detach().clone() for value in (code, *maps))]
     with ExitStack() as stack, torch.enable_grad():
         synthesize = _synthesizer(model, batch, code, maps, stack)
-        for i in range(total + 1):
-            # Half a cosine from the full rate to 0; the last pass only judges.
+        for i in range(total):
+            # Half a cosine from the full rate to 0.
             adam.param_groups[0]["lr"] = rate * (1 + math.cos(math.pi * i / total)) / 2
             losses = judge(synthesize())
-            better = losses.detach() < best
-            best = torch.where(better, losses.detach(), best)
-            for old, new in zip(kept, (code, *maps), strict=True):
-                old[better] = new.detach()[better]
-            if i < total:
-                # Without the generator's parameters, whose gradients nobody asked for.
-                for value, gradient in zip(
-                    learned, torch.autograd.grad(losses.sum(), learned), strict=True
-                ):
-                    value.grad = gradient
-                adam.step()
-    return kept[0], kept[1:]
+            _keep(best, losses, [code, *maps])
+            # Without the generator's parameters, whose gradients nobody asked for.
+            gradients = torch.autograd.grad(losses.sum(), learned)
+            for value, gradient in zip(learned, gradients, strict=True):
+                value.grad = gradient
+            adam.step()
+        _keep(best, judge(synthesize()), [code, *maps])
+    return best[1], best[2:]
+
+
+def _keep(best: list[Tensor], losses: Tensor, values: list[Tensor]) -> None:
+    """Put the loss, codes and maps of the images that got better in place of the best so far."""
+    better = losses.detach() < best[0]
+    for old, new in zip(best, (losses, *values), strict=True):
+        old[better] = new.detach()[better]
 
 
 def _synthesizer(
