@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -72,6 +73,19 @@ def _scan(model, carriers, reference, **options):
     return scan(model, carriers, *sides, ATTRIBUTES, reference, **options)
 
 
+@pytest.fixture(scope="module")
+def made(unet, carriers, reference, tmp_path_factory):
+    """The folder of a finished scan, to copy, and its record."""
+    folder = tmp_path_factory.mktemp("scan")
+    return folder, _scan(unet, carriers, reference, out=folder)
+
+
+@pytest.fixture
+def done(made, tmp_path):
+    """A finished scan's folder of one's own."""
+    return Path(shutil.copytree(made[0], tmp_path / "done"))
+
+
 def _files(folder):
     return {
         path.name: hashlib.sha256(path.read_bytes()).hexdigest()
@@ -80,6 +94,7 @@ def _files(folder):
 
 
 def test_a_scan_is_the_interchange_of_each_carrier(unet, carriers, reference):
+    carriers = [carriers[0], carriers[-1]]
     whole = _scan(unet, carriers, reference)
     assert whole.complete
     assert whole.images is not None
@@ -101,19 +116,20 @@ def test_a_scan_is_the_interchange_of_each_carrier(unet, carriers, reference):
 
 
 def test_prefix_reuse_changes_nothing(unet, carriers, reference, monkeypatch):
-    late = split_calls(unet, DONOR, carriers, 2)[1]
+    some = carriers[2:]
+    late = split_calls(unet, DONOR, some, 2)[1]
     runs = []
     first = unet.root.get_submodule("conv_in")
     own = first.forward
     monkeypatch.setattr(first, "forward", lambda *a: runs.append(1) or own(*a))
-    reused = _scan(unet, [*carriers, *late], reference)
+    reused = _scan(unet, [*some, *late], reference, batch_size=12)
     n_reused = len(runs)
     # Without it every run goes from its start.
     monkeypatch.setattr("interp.interventions.reuse.replaying", lambda *_: nullcontext())
-    plain = _scan(unet, [*carriers, *late], reference)
-    # Two batches: six carriers of points with two runs each, of which three edit the second call
+    plain = _scan(unet, [*some, *late], reference, batch_size=12)
+    # Six carriers of points with two runs each, of which three edit the second call
     # alone and so run no first layer at all, and three the first too, whose second is run again.
-    assert (len(runs) - n_reused) - n_reused == 2 * (3 * 2 * 2 + 3 * 2 * 1)
+    assert (len(runs) - n_reused) - n_reused == 3 * 2 * 2 + 3 * 2 * 1
     for label, values in plain.swapped.items():
         for name, rows in values.items():
             assert np.array_equal(rows, reused.swapped[label][name])
@@ -133,8 +149,8 @@ def test_all_sources_together_are_the_donor_and_tau_says_so(gan):
     assert torch.equal(found.images.swapped["all"], found.images.donor)
 
 
-def test_a_scan_that_stops_goes_on_to_the_same_bytes(unet, carriers, reference, tmp_path):
-    whole = _scan(unet, carriers, reference, out=tmp_path / "whole")
+def test_a_scan_that_stops_goes_on_to_the_same_bytes(unet, carriers, reference, made, tmp_path):
+    folder, whole = made
     seen = []
 
     def stop(done, total, what):
@@ -149,28 +165,25 @@ def test_a_scan_that_stops_goes_on_to_the_same_bytes(unet, carriers, reference, 
     assert "5 carriers x 12 pairs: 22 runs of a batch" in seen[0][2]
     assert seen[1][2] == "donors and recipients, batch 1 of 2"
     again = _scan(unet, carriers, reference, out=tmp_path / "cut")
-    assert _files(tmp_path / "cut") == _files(tmp_path / "whole")
+    assert _files(tmp_path / "cut") == _files(folder)
     assert again.effects == whole.effects
     assert again.recomputed == ()
 
 
 def test_a_complete_folder_is_read_without_running_the_model(
-    unet, carriers, reference, tmp_path, monkeypatch
+    unet, carriers, reference, made, monkeypatch
 ):
-    first = _scan(unet, carriers, reference, out=tmp_path)
-
     def run(*_):
         raise AssertionError("the model ran")
 
     monkeypatch.setattr(unet.root, "forward", run)
-    assert _scan(unet, carriers, reference, out=tmp_path).effects == first.effects
+    assert _scan(unet, carriers, reference, out=made[0]).effects == made[1].effects
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "of another shape", "empty"])
-def test_a_damaged_part_is_made_again_and_named(unet, carriers, reference, tmp_path, damage):
-    _scan(unet, carriers, reference, out=tmp_path)
-    before = _files(tmp_path)
-    path = tmp_path / "part-000003.npz"
+def test_a_damaged_part_is_made_again_and_named(unet, carriers, reference, done, damage):
+    before = _files(done)
+    path = done / "part-000003.npz"
     data = path.read_bytes()
     if damage == "truncated":
         path.write_bytes(data[: len(data) // 2])
@@ -180,10 +193,10 @@ def test_a_damaged_part_is_made_again_and_named(unet, carriers, reference, tmp_p
     elif damage == "empty":
         path.write_bytes(b"")
     else:
-        path.write_bytes((tmp_path / "part-000000.npz").read_bytes())
-    found = _scan(unet, carriers, reference, out=tmp_path)
+        path.write_bytes((done / "part-000000.npz").read_bytes())
+    found = _scan(unet, carriers, reference, out=done)
     assert found.recomputed == ("part-000003.npz",)
-    assert _files(tmp_path) == before
+    assert _files(done) == before
 
 
 CHANGES = {
@@ -195,31 +208,29 @@ CHANGES = {
 
 @pytest.mark.parametrize("case", CHANGES)
 def test_a_folder_of_another_scan_is_refused_with_what_differs(
-    unet, carriers, reference, tmp_path, case
+    unet, carriers, reference, done, case
 ):
     change, recipe, options, message = CHANGES[case]
-    _scan(unet, carriers[:5], reference, out=tmp_path)
     chosen = carriers[:4] if change else carriers[:5]
     sides = (replace(DONOR, **recipe), replace(RECIPIENT))
-    options = {"batch_size": 8, "images": 9, "out": tmp_path, **options}
+    options = {"batch_size": 8, "images": 9, "out": done, **options}
     with pytest.raises(InputError, match=message):
         scan(unet, chosen, *sides, ATTRIBUTES, reference, **options)
 
 
 def test_other_weights_and_other_attributes_are_another_scan(
-    unet, carriers, reference, tmp_path, monkeypatch
+    unet, carriers, reference, done, monkeypatch
 ):
-    _scan(unet, carriers[2:], reference, out=tmp_path)
     known = unet.identity()
     other = {**known, "components": {"root": "0" * 64}}
     with monkeypatch.context() as patch:
         patch.setattr(unet, "identity", lambda: other)
         with pytest.raises(InputError, match=r"model\.weights was"):
-            _scan(unet, carriers[2:], reference, out=tmp_path)
+            _scan(unet, carriers, reference, out=done)
     brighter = {**ATTRIBUTES, "color": lambda x: x.double().mean((1, 2)) / 100}
-    sides, options = (DONOR, RECIPIENT), {"batch_size": 8, "images": 9, "out": tmp_path}
+    sides, options = (DONOR, RECIPIENT), {"batch_size": 8, "images": 9, "out": done}
     with pytest.raises(InputError, match="attribute color was"):
-        scan(unet, carriers[2:], *sides, brighter, reference, **options)
+        scan(unet, carriers, *sides, brighter, reference, **options)
 
 
 def _work(rank, world, folder, kill_after=0):
@@ -265,14 +276,15 @@ def test_a_killed_process_and_two_ranks_end_in_the_bytes_of_one(unet, tmp_path):
 def test_the_last_of_two_ranks_gathers(unet, carriers, reference, tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
-    first = _scan(unet, carriers, reference, out=tmp_path)
-    assert (first.missing, first.n_parts, first.effects) == (6, 12, {})
+    some = carriers[:2]
+    first = _scan(unet, some, reference, out=tmp_path)
+    assert (first.missing, first.n_parts, first.effects) == (3, 6, {})
     assert not first.complete
     monkeypatch.setenv("RANK", "0")
-    last = _scan(unet, carriers, reference, out=tmp_path)
+    last = _scan(unet, some, reference, out=tmp_path)
     assert last.complete
     monkeypatch.delenv("RANK")
-    assert _scan(unet, carriers, reference).effects == last.effects
+    assert _scan(unet, some, reference).effects == last.effects
     monkeypatch.setenv("RANK", "2")
     with pytest.raises(InputError, match="RANK='2' and WORLD_SIZE='2'"):
         find_rank()
@@ -361,7 +373,7 @@ def test_features_and_subspaces_are_scanned_and_told_apart(gan, tmp_path):
 
 def test_a_scan_of_a_model_that_is_edited_already_starts_every_run_anew(unet, carriers, reference):
     with editing(unet, {"skip.1": lambda rows, call: torch.zeros_like(rows)}):
-        found = _scan(unet, carriers, reference)
+        found = _scan(unet, carriers[-2:], reference)
     # A silent skip has nothing to swap.
     assert [row.alpha for row in found.effects["skip.1"].attributes.values()] == [0, 0]
     assert found.effects["up_blocks.0.resnets.0"].attributes["pixels"].alpha != 0
@@ -376,9 +388,8 @@ def test_folders_that_cannot_be_used_are_refused(unet, carriers, reference, tmp_
         _scan(unet, carriers, reference, out=tmp_path)
 
 
-def test_parts_hold_float64_and_the_first_images(unet, carriers, reference, tmp_path):
-    _scan(unet, carriers, reference, out=tmp_path)
-    part = read_part(tmp_path, 9)
+def test_parts_hold_float64_and_the_first_images(done):
+    part = read_part(done, 9)
     assert part is not None
     assert part["swapped.0"].dtype == np.float64
     # Two batches of 8 and 4 rows, of which 9 keep their images.
