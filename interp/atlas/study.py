@@ -1,27 +1,31 @@
 """atlas(): the founding experiment on one model, from its carriers to two verdicts in words."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from interp.atlas.bases import make_images
 from interp.atlas.compact import count_image, source_carriers, weigh_sources
-from interp.atlas.config import AtlasConfig, choose_sizes
+from interp.atlas.config import AtlasConfig, Sizes, choose_sizes
 from interp.atlas.deviations import measure_deviations
 from interp.atlas.games import merge_players, remember
 from interp.atlas.job import Clock, Job, Tiles
 from interp.atlas.judging import judge, record_check, run_controls
 from interp.atlas.labor import ablate_kinds, list_kinds, share_kinds, share_labor
-from interp.atlas.pairing import draw_recipes, settle_recipe
+from interp.atlas.pairing import Drawn, draw_recipes, settle_recipe
 from interp.atlas.parts import recipe_hash
 from interp.atlas.record import (
+    Arm,
     Atlas,
     AttributeRecord,
     CarrierRow,
+    Curve,
     KindRow,
     LayerStudy,
     ModelRecord,
+    SourceCompactness,
     StepMap,
     VerdictRecord,
 )
@@ -43,6 +47,7 @@ from interp.interventions import (
     Carrier,
     Excess,
     LayerShares,
+    Pairs,
     SourceEvidence,
     embed_images,
     list_carriers,
@@ -50,8 +55,9 @@ from interp.interventions import (
     make_pairs,
 )
 from interp.interventions.scheduling import list_moments
+from interp.interventions.swapping import Attribute
 from interp.loading import load
-from interp.models import Model
+from interp.models import Generation, Model
 
 WHAT = {
     "independent": "Donor and recipient share nothing: other noise, other class or text.",
@@ -65,6 +71,7 @@ def atlas(
     out: str | Path | None = None,
     *,
     twin: MakeTwin | None = None,
+    attributes: Mapping[str, Attribute] | None = None,
     progress: Callable[[str], None] | None = None,
     made_by: str = "",
 ) -> Atlas:
@@ -80,6 +87,8 @@ def atlas(
         config: sizes and seeds; None: the defaults.
         out: folder for `Atlas.save` and for finished parts, with which a killed run goes on.
         twin: seed -> the same architecture with fresh weights, for models that no spec names.
+        attributes: name -> function of images uint8 [n, h, w, 3], or floats in [0, 1], that gives
+            [n, d_k]; two or more, in place of those that `config` names.
         progress: called with a line of text per stage.
         made_by: command or call, for the record.
 
@@ -93,48 +102,76 @@ def atlas(
     config = config or AtlasConfig()
     clock = Clock(progress or (lambda line: None))
     spec = model if isinstance(model, str) else None
+    with clock.stage("load the model and check what is asked for"):
+        loaded = load(model, device=config.device) if isinstance(model, str) else model
+        plan = _plan(loaded, config, attributes)
+        make_twin = twin_maker(loaded, spec, twin)
     with clock.stage("planted controls"):
         controls = run_controls()
-    with clock.stage("load the model, make donors, recipients and others"):
-        loaded = load(model, device=config.device) if isinstance(model, str) else model
-        texts = find_prompts(loaded, config.prompts)
-        job = _prepare(loaded, config, texts, Path(out) if out is not None else None, clock)
-    make_twin = twin_maker(loaded, spec, twin)
+    with clock.stage("make donors, recipients and others"):
+        job = _prepare(plan, Path(out) if out is not None else None, clock)
     parts = _measure(job, make_twin)
-    verdict = _judge(job, parts)
-    found = _record(job, parts, verdict, made_by)
+    found = _record(job, parts, _judge(job, parts), made_by)
     found = dataclasses.replace(found, controls=tuple(map(record_check, controls.checks)))
     if out is not None:
         found.save(out)
     return found
 
 
-def _prepare(
-    model: Model, config: AtlasConfig, prompts: Sequence[str], out: Path | None, clock: Clock
-) -> Job:
-    """Check everything that can be checked before the first swap, and make the unedited images."""
+class _Plan(NamedTuple):
+    """What is settled before any image is made."""
+
+    model: Model
+    config: AtlasConfig
+    sizes: Sizes
+    recipe: Generation
+    drawn: Drawn
+    stages: list[Carrier]
+    calls: int
+    noise: dict[int, float | None]
+    encoder: Model | None
+    attributes: Mapping[str, Attribute] | None
+
+
+def _plan(model: Model, config: AtlasConfig, attributes: Mapping[str, Attribute] | None) -> _Plan:
+    """Check everything that can be checked before a model makes an image."""
+    if attributes is not None and len(attributes) < 2:
+        raise InputError(
+            f"attributes {list(attributes)}: specialization is a difference between two or more"
+        )
+    prompts = find_prompts(model, config.prompts)
     recipe = settle_recipe(model, config, prompts)
     moments = list_moments(model, recipe.batch(0, 1, n_classes=model.n_classes))
     calls = 1 if moments is None else len(moments)
     sizes = choose_sizes(config, calls)
     drawn = draw_recipes(model, recipe, config, sizes, prompts)
     stages = list_carriers(model, drawn.recipient, "stages")
-    encoder = load(config.encoder, device=config.device) if "content" in config.attributes else None
-    identity = model.identity()
+    unknown = sorted(set(config.attributes) - set(ATTRIBUTES))
+    if unknown:
+        raise InputError(f"attribute {unknown[0]!r} is not one of {', '.join(ATTRIBUTES)}")
+    encoder = None
+    if attributes is None and "content" in config.attributes:
+        encoder = load(config.encoder, device=config.device)
+        encoder.require("encode")
+    noise = {moment.call: moment.log_snr for moment in moments or ()}
+    return _Plan(model, config, sizes, recipe, drawn, stages, calls, noise, encoder, attributes)
+
+
+def _prepare(plan: _Plan, out: Path | None, clock: Clock) -> Job:
+    """Make the unedited images and the attributes that are scaled on the references."""
+    model, config, sizes, drawn = plan.model, plan.config, plan.sizes, plan.drawn
     held_out = make_images(model, drawn.fit)
     reference = held_out[: sizes.n_reference]
-    attributes = remember(make_attributes(reference, config.attributes, encoder=encoder), reference)
+    named = plan.attributes or make_attributes(reference, config.attributes, encoder=plan.encoder)
+    attributes = remember(named, reference)
     donors, recipients = (make_images(model, one) for one in (drawn.donor, drawn.recipient))
     sides = (embed_images(x, attributes) for x in (donors, recipients, reference))
     pairs = make_pairs(next(sides), next(sides), reference=next(sides))
-    key = {"weights": identity["components"], "spec": identity["spec"], "sizes": sizes._asdict()}
-    key |= {"config": dataclasses.asdict(config), "versions": identity["versions"]}
-    key |= {"drawn": [dataclasses.asdict(x) for x in drawn[:4]]}
     return Job(
         model=model,
         config=config,
         sizes=sizes,
-        recipe=recipe,
+        recipe=plan.recipe,
         drawn=drawn,
         attributes=attributes,
         reference=reference,
@@ -143,28 +180,45 @@ def _prepare(
         recipients=recipients,
         pairs=pairs,
         sources=tuple(model.sources(drawn.donor)),
-        stages=stages,
-        calls=calls,
-        noise={m.call: m.log_snr for m in moments or ()},
-        folder=None if out is None else out / "parts" / recipe_hash(key),
+        stages=plan.stages,
+        calls=plan.calls,
+        noise=plan.noise,
+        folder=None if out is None else out / "parts" / recipe_hash(_key(plan, pairs)),
         tiles=Tiles(),
         clock=clock,
         warnings=[],
     )
 
 
-@dataclasses.dataclass
-class _Parts:
+def _key(plan: _Plan, pairs: Pairs) -> dict[str, Any]:
+    """What decides an atlas: weights, settings, recipes, and what the attributes make of images."""
+    about = plan.model.identity()
+    digest = hashlib.sha256()
+    for side in (pairs.donor, pairs.recipient, pairs.center):
+        for name, values in side.items():
+            digest.update(name.encode() + values.tobytes())
+    return {
+        "weights": about["components"],
+        "spec": about["spec"],
+        "versions": about["versions"],
+        "sizes": plan.sizes._asdict(),
+        "config": dataclasses.asdict(plan.config),
+        "recipes": [dataclasses.asdict(one) for one in plan.drawn[:4]],
+        "images": digest.hexdigest(),
+    }
+
+
+class _Parts(NamedTuple):
     """What was measured."""
 
-    arms: list[Any]
+    arms: list[Arm]
     rows: list[CarrierRow]
     maps: list[StepMap]
     layers: list[LayerStudy]
     kinds: list[KindRow]
     evidence: list[SourceEvidence]
-    compactness: list[Any]
-    image: Any
+    compactness: list[SourceCompactness]
+    image: Curve
     shares: LayerShares
     excess: Excess
 
