@@ -201,12 +201,17 @@ def run_plain(
 ) -> tuple[list[Tensor], list[Record | None]]:
     """Images of unedited runs, and what edits at the places can use of them again.
 
-    A record is None once those before it hold more than 2 GB.
+    A record is None once those before it hold more than 2 GB, and where an edit is active already:
+    that run is not a plain one.
     """
     names = tuple(dict.fromkeys(name for place in places for name in place.points))
     calls = {_first_call(place) for place in places}
     images, records, held = [], [], 0
     for batch in batches:
+        if any(one.edits for one in model.clock.interests):
+            images.append(make_images(model, batch))
+            records.append(None)
+            continue
         with recording(model, names, calls=calls) as record:
             images.append(make_images(model, batch))
         held += record.nbytes

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from interp.errors import InputError
 from interp.models import Call, GenerateBatch, Model, editing
+from interp.models.clock import Clock, Interest
 from interp.models.editing import Edit
 
 # (images [b, 3, h, w] in [-1, 1] or the noisy input, timestep) -> log p(y | .) of each sample [b]
@@ -245,8 +246,11 @@ def guide_by_classifier(
     """Return a model that makes what `model` makes, guided to each sample's class by an encoder.
 
     A generation's classes are the classifier's, so `Carrier(fields=("classes",))` of an interchange
-    on it is guidance toward the donor's class, and nothing else. The network, its hook points and
-    its clock are those of `model`.
+    on it is guidance toward the donor's class, and nothing else. The network and its hook points
+    are those of `model`. No run of it is replayed in part: the gradient needs every block's. For
+    the same reason activations cannot be interchanged within it: a value put in place passes no
+    gradient, so that the recipient's own value already changes the image, and `measure_interchange`
+    refuses.
 
     Args:
         model: a diffusion U-Net.
@@ -263,6 +267,9 @@ def guide_by_classifier(
     model.point("conv_out")
     guided = copy.copy(model)
     guided.n_classes = count_classes(encoder)
+    # Said for good, since the edits themselves come within each run, with its classes.
+    guided.clock = Clock()
+    guided.clock.interests.append(Interest(("x_t", "conv_out"), None, True))
     guided.name = f"{model.name}+{encoder.name}"
     settings = {"classifier": encoder.name, "scale": scale, "conditional": conditional}
     guided.provenance = {**model.provenance, "guided": {**settings, "lowest": lowest}}
@@ -275,7 +282,7 @@ def guide_by_classifier(
     def generate(batch: GenerateBatch) -> Tensor:
         given = inner(batch)
         log_prob = class_log_prob(encoder, batch.classes)
-        with editing(model, guidance_edits(model, log_prob, scale=scale, lowest=lowest)):
+        with editing(guided, guidance_edits(guided, log_prob, scale=scale, lowest=lowest)):
             return model._generate(given)
 
     def draw_latents(batch: GenerateBatch) -> Tensor:

@@ -14,9 +14,10 @@ from interp.interventions import (
     guidance_edits,
     guide_by_classifier,
     interchange,
+    measure_interchange,
 )
 from interp.interventions.guidance import predict_clean, shift_factor
-from interp.models import GenerateBatch, Generation, editing, reading
+from interp.models import GenerateBatch, Generation, editing, reading, recording
 
 KINDS = ("epsilon", "v_prediction", "sample")
 BATCH = GenerateBatch((0, 1), classes=(3, 5), scheduler="ddim", steps=2)
@@ -181,6 +182,24 @@ def test_a_guided_model_can_be_edited_within(ddpm, vit):
     with editing(guided, {"mid_block.resnets.1": lambda rows, call: 0 * rows}):
         cut = guided.generate(batch)
     assert not torch.equal(cut, guided.generate(batch))
+
+
+def test_an_interchange_of_activations_cuts_the_gradient_and_is_refused(ddpm, vit):
+    guided = guide_by_classifier(ddpm, vit, scale=5.0)
+    point, recipe = "up_blocks.0.resnets.0", Generation(n=1, steps=2, scheduler="ddim")
+    donor, recipient = replace(recipe, classes=(3,)), replace(recipe, seed=9, classes=(3,))
+    (found,) = interchange(guided, Carrier((point,), calls={1}), donor, recipient)
+    assert found.rerender > 0
+    with pytest.raises(InputError, match="own values back changes a pixel"):
+        measure_interchange(found, {}, found.donor)
+
+
+def test_no_block_of_a_guided_run_is_replayed(ddpm, vit):
+    """A recorded block has no gradient: what is edited after it would be another model's."""
+    guided = guide_by_classifier(ddpm, vit, scale=5.0)
+    point, batch = "up_blocks.0.resnets.0", replace(BATCH, seeds=(0,), classes=(3,))
+    with pytest.raises(InputError, match="x_t is edited"), recording(guided, [point]):
+        guided.generate(batch)
 
 
 @pytest.mark.parametrize(
