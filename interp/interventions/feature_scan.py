@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.errors import InputError
@@ -31,7 +31,12 @@ from interp.interventions.clean import (
     find_reference,
     place_of,
 )
-from interp.interventions.feature_activity import choose_features, correlate, measure_activity
+from interp.interventions.feature_activity import (
+    Activity,
+    choose_features,
+    correlate,
+    measure_activity,
+)
 from interp.interventions.feature_record import FeatureScan, Reported
 from interp.interventions.handles import (
     UNITS,
@@ -103,39 +108,47 @@ def scan_features(
         SAEError: the SAE belongs to another point or model, or was trained on these seeds.
         PointError: the point does not exist or does not fire.
     """
-    place = place_of(point)
-    task = _check(model, sae, place, (source_rank, source_report, reference), mode, strength)
-    for source in () if allow_train else (source_rank, source_report):
+    place, sources = place_of(point), (source_rank, source_report)
+    task = _check(model, sae, place, (*sources, reference), mode, strength)
+    task = task._replace(target=_check_target(target, attributes), seed=seed)
+    for source in () if allow_train else sources:
         check_fit(model, sae, task.name, source, False)
-    if target and target not in attributes:
-        raise InputError(f"target {target!r} is not one of the attributes {sorted(attributes)}")
-    task = task._replace(target=target, seed=seed)
     active = measure_activity(model, sae, task.place, source_rank, batch_size)
     chosen = choose_features(active, features, limit, seed)
-    n, others = count_images(source_rank), count_images(task.reference)
-    total = _count(task, (source_rank, source_report), len(chosen), n_random, top)
-    tell = make_teller(progress, total, n)
+    n, draws = count_images(source_rank), len(chosen) if n_random is None else n_random
+    tell = make_teller(progress, _count(task, sources, len(chosen), n_random, top), n)
     options: dict[str, Any] = {"batch_size": batch_size, "seed": seed}
     bench = make_bench(model, task.place, source_rank, task.reference, attributes, **options)
-    tell(3 * n + others)
-    ranked = _rank(bench, task, chosen, len(chosen) if n_random is None else n_random, tell)
+    tell(3 * n + count_images(task.reference))
+    ranked = _rank(bench, task, chosen, draws, tell)
     second = move_bench(bench, source_report, batch_size)
-    tell(2 * count_images(source_report))
+    tell(2 * len(second.plain))
     found = _report_winners(second, task, ranked, top, tell)
-    return FeatureScan(
-        **_describe(bench, task),
-        **found,
-        features=chosen,
-        activation=active.mean[chosen],
-        density=active.density[chosen],
-        effects={name: np.array([one[name] for one in ranked.effects]) for name in attributes},
-        scores=ranked.scores[OWN],
-        random={kind: ranked.scores[kind] for kind in KINDS},
-        correlation=correlate(active.mean[chosen], ranked.scores[OWN], seed),
-        n_firing=int((active.density > 0).sum()),
-        n_rank=n,
-        n_report=count_images(source_report),
-    )
+    known = _describe(bench, task) | _summarize(task, ranked, active, chosen)
+    return FeatureScan(**known, **found, n_report=len(second.plain))
+
+
+def _check_target(target: str, attributes: Mapping[str, Attribute]) -> str:
+    if target and target not in attributes:
+        raise InputError(f"target {target!r} is not one of the attributes {sorted(attributes)}")
+    return target
+
+
+def _summarize(
+    task: "_Task", ranked: "_Ranked", active: Activity, chosen: Int[np.ndarray, " f"]
+) -> dict[str, Any]:
+    """Fields of the record: every feature's activity and effect on the ranking seeds."""
+    names = ranked.effects[0]
+    return {
+        "features": chosen,
+        "activation": active.mean[chosen],
+        "density": active.density[chosen],
+        "effects": {name: np.array([one[name] for one in ranked.effects]) for name in names},
+        "scores": ranked.scores[OWN],
+        "random": {kind: ranked.scores[kind] for kind in KINDS},
+        "correlation": correlate(active.mean[chosen], ranked.scores[OWN], task.seed),
+        "n_firing": int((active.density > 0).sum()),
+    }
 
 
 One = tuple[int, Tensor | None]
@@ -202,6 +215,7 @@ def _describe(bench: Bench, task: "_Task") -> dict[str, Any]:
         "unit_words": UNITS[task.mode],
         "target": task.target,
         "n_latents": task.sae.n_latents,
+        "n_rank": len(bench.plain),
         "seed": task.seed,
     }
 

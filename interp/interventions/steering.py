@@ -128,41 +128,25 @@ def steer(
     place = place_of(point)
     handle = _handle(model, place, source, (direction, sae, feature, mode), allow_train)
     place = check_place(model, place, source)
-    other = find_reference(source, reference)
     if target and target not in attributes:
         raise InputError(f"target {target!r} is not one of the attributes {sorted(attributes)}")
-    n, doses = count_images(source), check_strengths(mode, strengths)
-    plan = _Plan(
-        handle,
-        doses,
-        (place.points[0], *find_later(model, place.points[0], source, later)),
-        make_design(n, doses, NEUTRAL[mode], seed),
-        check_draws(n_random, n_scanned),
-        n_scanned,
-        seed,
-    )
-    images = count_steering(n, doses, mode, plan.n_random) + count_images(other)
-    tell = make_teller(progress, images, n)
-    options: dict[str, Any] = {"points": plan.points, "batch_size": batch_size, "seed": seed}
-    bench = make_bench(model, place, source, other, attributes, **options)
-    tell(2 * n + count_images(other))
-    made, moved, distances = _run_doses(bench, plan, tell)
-    controls: dict[str, Any] = {kind: _run_controls(bench, plan, kind, tell) for kind in KINDS}
-    known = _describe(bench, plan) | _measure(bench, plan, moved, target) | controls
-    return DoseResponse(
-        **known,
-        off_distribution=distances,
-        shown_seeds=numbers_of(source)[:shown],
-        images=made[:, :shown].numpy(),
-        plain=bench.plain[:shown].numpy(),
-        settings=describe_settings(model, place, source, other, seed),
-    )
+    doses = check_strengths(mode, strengths)
+    points = (place.points[0], *find_later(model, place.points[0], source, later))
+    design = make_design(count_images(source), doses, NEUTRAL[mode], seed)
+    draws = check_draws(n_random, n_scanned)
+    plan = _Plan(place, handle, doses, points, design, draws, n_scanned, seed)
+    sources = (source, find_reference(source, reference))
+    bench, moved, known = _run(model, plan, sources, attributes, batch_size, progress)
+    known |= _measure(bench.scales, plan, moved, target)
+    known |= {"shown_seeds": numbers_of(source)[:shown], "plain": bench.plain[:shown].numpy()}
+    return DoseResponse(**known | {"images": known["images"][:, :shown]})
 
 
 @dataclass(frozen=True, eq=False)
 class _Plan:
     """What is run, after all checks."""
 
+    place: Carrier
     handle: Handle
     doses: tuple[float, ...]
     points: tuple[str, ...]
@@ -171,6 +155,37 @@ class _Plan:
     n_random: int
     n_scanned: int
     seed: int
+
+
+def _run(
+    model: Model,
+    plan: _Plan,
+    sources: tuple[Source, Source],
+    attributes: Mapping[str, Attribute],
+    batch_size: int,
+    progress: Progress | None,
+) -> tuple[Bench, dict[str, np.ndarray], dict[str, Any]]:
+    """The bench, the changes by attribute, and the fields of the record that need no statistics."""
+    source, other = sources
+    n = count_images(source)
+    images = count_steering(n, plan.doses, plan.handle.mode, plan.n_random) + count_images(other)
+    tell = make_teller(progress, images, n)
+    bench = make_bench(
+        model,
+        plan.place,
+        source,
+        other,
+        attributes,
+        points=plan.points,
+        batch_size=batch_size,
+        seed=plan.seed,
+    )
+    tell(2 * n + count_images(other))
+    made, moved, distances = _run_doses(bench, plan, tell)
+    controls = {kind: _run_controls(bench, plan, kind, tell) for kind in KINDS}
+    settings = describe_settings(model, plan.place, source, other, plan.seed)
+    more = {"images": made.numpy(), "off_distribution": distances, "settings": settings}
+    return bench, moved, _describe(bench, plan) | controls | more
 
 
 def _handle(
@@ -290,16 +305,16 @@ def _run_controls(
 
 
 def _measure(
-    bench: Bench, plan: _Plan, moved: Mapping[str, np.ndarray], target: str
+    scales: Mapping[str, float], plan: _Plan, moved: Mapping[str, np.ndarray], target: str
 ) -> dict[str, Any]:
     """Fields of the record that come from the changes of the handle itself."""
-    chosen, keep = choose_target(moved, bench.scales, plan.design, target)
+    chosen, keep = choose_target(moved, scales, plan.design, target)
     return {
-        "scale": bench.scales,
-        "responses": measure_responses(moved, bench.scales, plan.design),
+        "scale": dict(scales),
+        "responses": measure_responses(moved, scales, plan.design),
         "target": chosen,
         "target_given": bool(target),
-        "off_target": measure_off_target(moved, bench.scales, plan.design, chosen, keep),
+        "off_target": measure_off_target(moved, scales, plan.design, chosen, keep),
     }
 
 
