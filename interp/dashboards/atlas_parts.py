@@ -1,6 +1,5 @@
 """The words of an atlas: verdicts, rule, controls, how to read, limits, provenance."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from interp.dashboards.atlas_html import (
@@ -16,6 +15,7 @@ from interp.dashboards.atlas_html import (
     table,
     tag,
 )
+from interp.dashboards.atlas_protocol import protocol_part, words_of
 
 # Question of a verdict, and what its answers mean.
 QUESTIONS = {
@@ -174,23 +174,8 @@ def reading_part() -> Markup:
 def limits_part(atlas: Any) -> Markup:
     """Return what this run does not show, and the flaws of a protocol that it followed."""
     items = [tag("li", text) for text in atlas.not_measured]
-    parts: list[Any] = [tag("ul", items) if items else missing("The record names nothing.")]
-    if atlas.protocol:
-        rest = {k: v for k, v in atlas.protocol.items() if k != "flaws"}
-        flaws = atlas.protocol.get("flaws") or ()
-        parts.append(tag("h3", "The published protocol that was followed, and its flaws"))
-        parts.append(facts((name, _text(value)) for name, value in rest.items()))
-        listed = [flaws] if isinstance(flaws, str) else list(flaws)
-        parts.append(tag("ul", [tag("li", _text(flaw)) for flaw in listed]))
-    return tag("div", parts, class_="panel prose")
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, dict):
-        return "; ".join(f"{name}: {_text(item)}" for name, item in value.items())
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return ", ".join(_text(item) for item in value)
-    return number(value, 3) if isinstance(value, float) else str(value)
+    listed = tag("ul", items) if items else missing("The record names nothing.")
+    return tag("div", listed, protocol_part(atlas.protocol), class_="panel prose")
 
 
 def provenance_part(atlas: Any) -> Markup:
@@ -201,11 +186,11 @@ def provenance_part(atlas: Any) -> Markup:
         ("model", f"{model.spec} ({model.family}, {model.class_name})"),
         ("weights sha256", model.weights_sha256),
         ("training seeds that exist", ", ".join(model.training_seeds)),
-        ("recipe", _text(atlas.recipe)),
-        ("settings", _text(atlas.config)),
-        ("first seeds", _text(atlas.seeds)),
+        ("recipe", words_of(atlas.recipe)),
+        ("settings", words_of(atlas.config)),
+        ("first seeds", words_of(atlas.seeds)),
         ("reference images", atlas.n_reference),
-        ("versions", _text(model.versions)),
-        ("seconds", _text({k: round(v, 1) for k, v in atlas.seconds.items() if known(v)})),
+        ("versions", words_of(model.versions)),
+        ("seconds", words_of({k: round(v, 1) for k, v in atlas.seconds.items() if known(v)})),
     ]
     return fold("Provenance", facts(known_facts), class_="panel")

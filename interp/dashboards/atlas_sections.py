@@ -321,7 +321,7 @@ def raw_part(atlas: Any) -> Markup:
         "carrier",
         "raw similarity, mean over pairs",
         "edited activations off their distribution",
-        f"p of {ALPHA} = 0 (Holm)",
+        f"p of {ALPHA} = 0 (Holm over {sum(row.confirmatory for row in atlas.carriers)} carriers)",
     )
     listed = table(headings, rows, "Raw measures")
     return fold("Raw measures, distance from clean activations, p", listed, class_="panel")

@@ -144,6 +144,30 @@ def test_limits_scope_and_warnings_are_the_records_own(page):
     assert "one seed for A and B" in text
 
 
+def test_a_protocols_own_measures_stand_beside_ours():
+    gain = {"mean": 0.12, "unclipped": -0.04}
+    likeness = {"to_donor": 0.4, "to_recipient": 0.6, "between": 0.3, "donor_gain": gain}
+    share = {"alpha": 0.2, "alpha_low": 0.1, "alpha_high": 0.3}
+    cell = {
+        "block": "mid_block<b>",
+        "window": [1000, 0],
+        "noise": "shared",
+        "likeness": {"ssim": likeness, "clip": None},
+        "effect": {"attributes": {"content": share}},
+        "tau": {"content": 0.55},
+    }
+    bare = {"block": "up", "effect": None, "likeness": None}
+    protocol = {"singles": [cell, bare, None], "sets": [], "config": {"n_pairs": 12}}
+    page = atlas_html(dataclasses.replace(make_short(), protocol=protocol))
+    text = text_of(page)
+    assert nesting(page).wrong == []
+    minus = "\N{MINUS SIGN}"
+    for words in ("0.40 | 0.60 | 0.30", f"0.12 | {minus}0.04", "0.20 [0.10, 0.30]", "0.55"):
+        assert words in text
+    assert "mid_block<b>" in text
+    assert "n_pairs: 12" in text
+
+
 def test_nothing_is_asked_of_anyone_and_only_the_pages_own_scripts_may_run(page):
     (policy,) = re.findall(r'Content-Security-Policy" content="([^"]+)"', page)
     rules = html.unescape(policy)
