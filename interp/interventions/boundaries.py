@@ -49,7 +49,7 @@ def interfacegan(
     Raises:
         InputError: shapes differ, or a class has fewer than 4 codes.
 
-    Source: Shen et al. 2020 (arXiv 1907.10786), sec. 3.1 and 4.
+    Source: Shen et al. 2020 (arXiv 1907.10786).
     """
     x, y = _two_classes(codes, labels, extremes)
     if method not in ("logistic", "svm"):
@@ -117,7 +117,7 @@ def project_out(
     Raises:
         InputError: widths differ, or nothing is left of a direction.
 
-    Source: Shen et al. 2020 (arXiv 1907.10786), sec. 3.2.
+    Source: Shen et al. 2020 (arXiv 1907.10786), conditional manipulation.
     """
     widths = [directions.vectors.shape[1], others.vectors.shape[1], codes.shape[1]]
     if len(set(widths)) != 1:

@@ -104,7 +104,7 @@ def factorize(weight: Float[Tensor, "c d"]) -> tuple[Float[Tensor, " d"], Float[
 
     Signs are such that the entry of largest size of each vector is positive (of equal ones the
     first). Where n < d rows leave a null space, its vectors come last, with eigenvalue 0.
-    Source: Shen and Zhou 2021 (arXiv 2007.06600), eq. 4-6.
+    Source: Shen and Zhou 2021 (arXiv 2007.06600), the closed-form factorization.
     """
     a = weight.double()
     values, vectors = torch.linalg.eigh(a.T @ a)
@@ -145,7 +145,7 @@ def sefa(
     Raises:
         InputError: not a GAN, an entry that does not exist, or a style that is not affine in w.
 
-    Source: Shen and Zhou 2021 (arXiv 2007.06600), sec. 3.1; github.com/genforce/sefa, utils.py.
+    Source: Shen and Zhou 2021 (arXiv 2007.06600); github.com/genforce/sefa, utils.py.
     """
     chosen, points = _layer_points(model, layers)
     width = model.point("w").width
@@ -282,7 +282,7 @@ def ganspace(
         InputError: fewer than two rows, layers for another point than w, or an entry that does not
             exist.
 
-    Source: Harkonen et al. 2020 (arXiv 2004.02546), sec. 2.1-2.2.
+    Source: Harkonen et al. 2020 (arXiv 2004.02546).
     """
     points = (point,)
     if layers is not None:
@@ -325,7 +325,7 @@ def style_channels(
     Raises:
         InputError: not a GAN, or a layer that does not exist.
 
-    Source: Wu et al. 2021 (arXiv 2011.12799), sec. 3 and 4.
+    Source: Wu et al. 2021 (arXiv 2011.12799).
     """
     if model.family != "gan":
         raise InputError(f"{model.name} is a {model.family}, not a gan: it has no styles")

@@ -49,7 +49,7 @@ def guidance_edits(
         model: a diffusion U-Net on pixels or, unless `noisy`, on an autoencoder's codes.
         log_prob: what to raise, as `LogProb`; each sample's depends on that sample alone. Noisy
             codes are given as they are.
-        scale: of the gradient (ADM, sec. 4.2: 1 is the exact posterior of an exact classifier).
+        scale: of the gradient (ADM, sec. 4: 1 is the exact posterior of an exact classifier).
         noisy: `log_prob` knows noise.
         lowest: log-SNR below which nothing is changed.
 
@@ -58,7 +58,7 @@ def guidance_edits(
             in the run, a `log_prob` that gives no gradient or no [b].
 
     Sources: Dhariwal and Nichol 2021 (arXiv 2105.05233), algorithm 2; Bansal et al. 2023 (arXiv
-    2302.07121), sec. 3.1.
+    2302.07121), forward universal guidance.
     """
     _check(model, scale)
     if scale == 0:

@@ -42,7 +42,7 @@ class InversionSettings:
     """DDIM: how often each step is solved anew with the prediction at its own result; 0 is plain
     DDIM inversion. On zoo:ddpm and held-out images, 50 steps: 18 dB with 0, 74 with 5 (medians)."""
     iterations: int = 0
-    """Optimizer steps; 0: null_text 10 per sampler step (Mokady et al., sec. 4), GANs 300."""
+    """Optimizer steps; 0: null_text 10 per sampler step (Mokady et al.), GANs 300."""
     lr: float = 0.0
     """Adam's rate; 0: null_text .01 (its released code), GANs .1 (StyleGAN2, app. D)."""
     noise: str = "fixed"
@@ -124,8 +124,8 @@ def invert(
             images, prompts or classes that do not fit.
 
     Sources: Song et al. 2021 (arXiv 2010.02502), eq. 14; Lu et al. 2022 (arXiv 2211.01095);
-    Mokady et al. 2022 (arXiv 2211.09794), sec. 3; Karras et al. 2020 (arXiv 1912.04958), app. D;
-    refinements: Pan et al. 2023 (arXiv 2309.04907), sec. 3.
+    Mokady et al. 2022 (arXiv 2211.09794); Karras et al. 2020 (arXiv 1912.04958), app. D;
+    refinements: Pan et al. 2023 (arXiv 2309.04907).
     """
     settings = settings or InversionSettings()
     method = _check(model, images, method, settings)

@@ -13,7 +13,7 @@ from interp.models.inputs import GenerateBatch
 from interp.models.inversion_gan import Found
 from interp.models.noise import is_flow, make_scheduler
 
-# Mokady et al. 2022, sec. 4: 10 optimizer steps per sampler step.
+# Mokady et al. 2022: 10 optimizer steps per sampler step.
 NULL_ITERATIONS = 10
 # Released code of null-text inversion: Adam at .01.
 NULL_LR = 1e-2
