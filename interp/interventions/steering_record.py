@@ -156,9 +156,12 @@ class DoseResponse:
         images first, a column per seed) into a folder, and return it.
 
         Raises:
-            InputError: the strip is wider or higher than a WebP picture can be.
+            InputError: the strip is wider or higher than a WebP picture can be, or the folder is a
+                file.
         """
         folder = Path(folder)
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"{folder} is a file; a dose-response needs a folder")
         folder.mkdir(parents=True, exist_ok=True)
         payload = _pack(np.concatenate([self.plain[None], self.images]))
         sheet = {"file": IMAGES, "sha256": hashlib.sha256(payload).hexdigest()}

@@ -292,3 +292,5 @@ def test_a_damaged_file_is_refused(saved, tmp_path) -> None:
         DoseResponse.load(folder)
     with pytest.raises(InputError, match="holds no dose-response"):
         DoseResponse.load(tmp_path)
+    with pytest.raises(InputError, match="is a file; a dose-response needs a folder"):
+        saved[0].save(folder / "steering.json")
