@@ -1,0 +1,84 @@
+"""`interp atlas`: what is refused before a model runs, and whole runs on small models."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from interp.atlas import load_atlas
+from interp.cli import main
+from interp.cli.atlas import MakeAtlas, table_rows
+from tests.atlas.made import make_atlas
+
+BAD = {
+    "no such model": (["zoo:gann"], "no model 'zoo:gann'"),
+    "no images": (["zoo:vit"], "zoo:vit cannot generate"),
+    "few pairs": (["zoo:vae", "--n-pairs", "3"], "3 pairs"),
+    "no attribute": (["zoo:vae", "--attributes", "content", "mood"], "attribute 'mood' is not one"),
+    "no encoder": (["zoo:vae", "--encoder", "zoo:gan"], "zoo:gan cannot encode"),
+    "no file": (["zoo:ldm", "--prompts-file", "nowhere.txt"], "nowhere.txt cannot be read"),
+    "texts for noise": (["zoo:vae", "--prompts", "a", "b"], "takes no prompts"),
+    "one text": (["zoo:ldm", "--prompts", "a"], "at least two are needed"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_refused_before_any_image_is_made(
+    case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words, message = BAD[case]
+    assert main(["atlas", *words, "--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert "planted controls" not in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_line_names_what_differs_from_the_defaults() -> None:
+    from interp.atlas import AtlasConfig
+
+    made = MakeAtlas("zoo:gan", config=AtlasConfig(n_pairs=20, quick=True, prompts=("a b", "c")))
+    assert made.command_line() == "interp atlas zoo:gan --n-pairs 20 --prompts 'a b' c --quick"
+
+
+def test_the_table_has_a_row_for_every_carrier_and_no_negative_zero() -> None:
+    rows = table_rows(make_atlas())
+    assert len(rows) == 6
+    assert rows[0][3] == "content: alpha, damage"
+    assert not any("-0.00" in cell for row in rows for cell in row)
+
+
+def _check(folder: Path, said: str) -> None:
+    found = load_atlas(folder)
+    assert "decision rule sha256" in said or "no verdict" in said
+    assert said.rstrip().endswith("index.html")
+    assert (folder / "index.html").is_file()
+    values = json.loads((folder / "atlas.json").read_text())
+    assert values["made_by"].startswith("interp atlas ")
+    assert {row.name for row in found.carriers} >= {"no edit", "unrelated image"}
+
+
+@pytest.mark.slow
+def test_the_atlas_of_a_gan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["atlas", "zoo:gan", "--quick", "--out", str(tmp_path)]) == 0
+    _check(tmp_path, capsys.readouterr().out)
+    rows = {row.name: row for row in load_atlas(tmp_path).carriers}
+    for cell in rows["z"].effects.values():
+        assert cell.alpha.value == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.slow
+def test_the_atlas_of_a_pipeline_of_random_weights(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tests.models.tiny_pipes import sd_pipe
+
+    sd_pipe().save_pretrained(tmp_path / "pipe")
+    words = ["--quick", "--steps", "3", "--twins", "2", "--gradients", "16", "--fit", "48"]
+    out = tmp_path / "out"
+    assert main(["atlas", f"diffusers:{tmp_path / 'pipe'}", *words, "--out", str(out)]) == 0
+    _check(out, capsys.readouterr().out)
+    found = load_atlas(out)
+    assert [arm.name for arm in found.arms] == ["independent", "shared noise"]
+    assert found.maps
+    assert "no statement about an architecture" in found.scope
