@@ -61,7 +61,8 @@ def code_table(results: Mapping[str, Any]) -> str:
             for k in ks
         ]
         first = [name_of(one), str(one["d"]), str(one["n_latents"])]
-        at = " / ".join(reach(reached[code], min(map(int, ks))) for code in ("sae", "pca"))
+        least = min(map(int, ks))
+        at = " / ".join(reach(reached[c], least) if fvu[c] else "-" for c in ("sae", "pca"))
         rows.append([*first, number(one["rows_per_latent"], 0), *cells, at])
     return table(head, rows)
 
@@ -86,12 +87,12 @@ def label_table(results: Mapping[str, Any]) -> str:
     return table(head, rows)
 
 
-def handle_table(results: Mapping[str, Any]) -> str:
+def handle_table(results: Mapping[str, Any], stage: str = "causal") -> str:
     """Handle scores, and what the SAE's best has over others'."""
     head = ["point", "SAE", "PCA", "SeFa or channels", "random, matched", "random, isotropic"]
     head += ["SAE - matched", "SAE - PCA", "by neighbors: SAE - matched", "SAE - PCA"]
     rows = []
-    for one in results["causal"]:
+    for one in results[stage]:
         found = one["handles"]
         third = found.get("sefa") or found.get("channels")
         scores = [found["sae"], found["pca"], third, found["matched"], found["isotropic"]]
@@ -103,6 +104,11 @@ def handle_table(results: Mapping[str, Any]) -> str:
         ]
         rows.append([name_of(one), *cells, *over])
     return table(head, rows)
+
+
+def weaker_table(results: Mapping[str, Any]) -> str:
+    """The same of pushes of the smaller strength."""
+    return handle_table(results, "weaker")
 
 
 def subspace_table(results: Mapping[str, Any]) -> str:
@@ -134,6 +140,7 @@ TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "codes": code_table,
     "labels": label_table,
     "handles": handle_table,
+    "weaker": weaker_table,
     "subspaces": subspace_table,
 }
 

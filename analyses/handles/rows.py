@@ -32,6 +32,7 @@ class Causal:
     n_reference: int  # other seeds: origin of the attributes
     n_clean: int  # other seeds: clean rows
     strength: float  # in root mean squared lengths of centered rows
+    weaker: float
     ranks: tuple[int, ...]
     n_pairs: int
 

@@ -37,6 +37,7 @@ from analyses.handles.rows import Config, PointRows, gather, read_config
 from interp.sae import load_sae
 
 HERE = Path(__file__).parent
+STAGES = ("codes", "causal", "weaker")
 # Of the tests: two networks, tiny numbers.
 QUICK: dict[str, Any] = {
     "points": {"gan": ["w"], "vae-global": ["code"]},
@@ -111,11 +112,15 @@ def study_point(
     }
 
 
-def study_causal(config: Config, name: str, out: Path) -> None:
-    """Pushes and swaps at every point of a network; needs the SAEs of `study_codes`."""
-    wanted = [p for p in config.points[name] if not part(out, "causal", name, p).exists()]
+def study_causal(config: Config, name: str, out: Path, stage: str = "causal") -> None:
+    """Pushes and swaps at every point of a network, with the SAEs of `study_codes`.
+
+    The stage "weaker" repeats the pushes alone at the smaller strength.
+    """
+    wanted = [p for p in config.points[name] if not part(out, stage, name, p).exists()]
     if not wanted:
         return
+    c = config.causal
     model, rows = gather(name, None, config, out)
     starts, images = make_starts(model, name, config, out)
     for point in wanted:
@@ -123,16 +128,15 @@ def study_causal(config: Config, name: str, out: Path) -> None:
         folder = out / "saes" / name / point / f"k{config.k_handle}" / "sae"
         bases = make_bases(model, point, rows[point], load_sae(folder), config)
         yard = make_yard(starts, point, name, rows[point], config)
-        found = {
-            "model": name,
-            "point": point,
-            "push": yard.length,
-            "handles": score_handles(starts, point, bases, yard, config),
-            "subspaces": swap_subspaces(starts, images, point, bases, yard, config),
-        }
+        if stage == "weaker":
+            yard = yard._replace(length=yard.length * c.weaker / c.strength)
+        found: dict[str, Any] = {"model": name, "point": point, "push": yard.length}
+        found["handles"] = score_handles(starts, point, bases, yard, config)
+        if stage == "causal":
+            found["subspaces"] = swap_subspaces(starts, images, point, bases, yard, config)
         found["cpu_seconds"] = round(time.process_time() - start, 1)
-        write(part(out, "causal", name, point), found)
-        say(f"handles of {name} {point}: {found['cpu_seconds']} CPU seconds")
+        write(part(out, stage, name, point), found)
+        say(f"{stage} of {name} {point}: {found['cpu_seconds']} CPU seconds")
 
 
 def part(out: Path, stage: str, name: str, point: str) -> Path:
@@ -142,14 +146,14 @@ def part(out: Path, stage: str, name: str, point: str) -> Path:
 
 def gather_parts(config: Config, values: dict[str, Any], out: Path) -> dict[str, Any]:
     """The results of all finished parts, in the order of the config."""
-    found: dict[str, Any] = {"config": values, "codes": [], "causal": []}
+    found: dict[str, Any] = {"config": values, **{stage: [] for stage in STAGES}}
     for name, points in config.points.items():
         for point in points:
-            for stage in ("codes", "causal"):
+            for stage in STAGES:
                 path = part(out, stage, name, point)
                 if path.exists():
                     found[stage].append(json.loads(path.read_text()))
-    seconds = sum(one["cpu_seconds"] for stage in ("codes", "causal") for one in found[stage])
+    seconds = sum(one["cpu_seconds"] for stage in STAGES for one in found[stage])
     return {**found, "cpu_seconds": round(seconds)}
 
 
@@ -158,7 +162,8 @@ def report(results: dict[str, Any], document: Path, out: Path) -> None:
     for marker, make in TABLES.items():
         put(document, marker, make(results))
     out.mkdir(parents=True, exist_ok=True)
-    draw(results).write_html(out / "figure.html", include_plotlyjs=True)
+    options = {"include_plotlyjs": True, "config": {"displayModeBar": False}}
+    draw(results).write_html(out / "figure.html", **options)
 
 
 def write(path: Path, value: Any) -> None:
@@ -186,7 +191,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/handles"))
     parser.add_argument("--quick", action="store_true", help="tiny numbers, two networks: a test")
     parser.add_argument("--models", nargs="*", metavar="NAME", help="only these")
-    parser.add_argument("--stages", nargs="*", default=["codes", "causal"])
+    parser.add_argument("--stages", nargs="*", default=list(STAGES))
     parser.add_argument("--report", action="store_true", help="only the figure and the tables")
     options = parser.parse_args(arguments)
     values = json.loads((HERE / "config.json").read_text())
@@ -205,8 +210,9 @@ def run(config: Config, values: dict[str, Any], options: argparse.Namespace) -> 
     for name in options.models or config.points:
         if "codes" in options.stages:
             study_codes(config, name, options.out)
-        if "causal" in options.stages:
-            study_causal(config, name, options.out)
+        for stage in ("causal", "weaker"):
+            if stage in options.stages:
+                study_causal(config, name, options.out, stage)
     found = gather_parts(config, values, options.out)
     write((options.out if options.quick else HERE) / "results.json", found)
 

@@ -13,7 +13,7 @@ from analyses.handles import codes
 from analyses.handles.causal import Effects, difference, handle_score, orthonormal
 from analyses.handles.report import TABLES, draw, put
 from analyses.handles.rows import Config, Judged, PointRows, read_config
-from analyses.handles.run import HERE, QUICK, QUICK_CAUSAL, main
+from analyses.handles.run import HERE, QUICK, QUICK_CAUSAL, STAGES, main
 
 
 def settings(**more: Any) -> Config:
@@ -153,7 +153,7 @@ def test_the_committed_results_are_those_of_the_config_and_fill_every_table(tmp_
     results = json.loads((HERE / "results.json").read_text())
     assert results["config"] == json.loads((HERE / "config.json").read_text())
     points = [(n, p) for n, some in results["config"]["points"].items() for p in some]
-    for stage in ("codes", "causal"):
+    for stage in STAGES:
         assert [(one["model"], one["point"]) for one in results[stage]] == points
     text = (HERE / "README.md").read_text()
     copy = tmp_path / "README.md"
