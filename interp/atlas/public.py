@@ -27,9 +27,10 @@ from interp.interventions import (
     transfer_ratio,
 )
 from interp.interventions.carriers import check_interchange
-from interp.interventions.reuse import reusing, run_plain
+from interp.interventions.reuse import Plain, reusing, run_plain
 from interp.interventions.swapping import (
     Attribute,
+    Cache,
     check_rerender,
     iterate_batches,
     push_carrier,
@@ -244,17 +245,16 @@ def _scan_singles(
     for start, one, other in iterate_batches(model, *recipes, config.batch_size):
         a, given = read_carriers(model, blocks, one)
         plain = run_plain(model, blocks, carriers, other)
-        b, kept = plain.images, plain.kept
-        check_rerender(model, [Carrier(points=tuple(blocks))], kept, other, b)
+        b = plain.images
+        check_rerender(model, [Carrier(points=tuple(blocks))], plain.kept, other, b)
         count.add(3 * len(a))
         for rows, images in zip(sides, (a, b), strict=True):
             rows.add(images, a, b)
         for i, carrier in enumerate(carriers):
-            with reusing(model, plain, [carrier]):
-                swapped[i].add(swap_carriers(model, [carrier], given, other), a, b)
-                if config.control:
-                    state = (config.seed, start)
-                    pushed[i].add(push_carrier(model, carrier, (given, kept), other, state), a, b)
+            swapped[i].add(_swap_reusing(model, carrier, plain, (given, other)), a, b)
+            if config.control:
+                state = config.seed, start
+                pushed[i].add(_push_reusing(model, carrier, plain, (given, other), state), a, b)
             count.add(len(a) * (1 + config.control))
     donor, recipient = (rows.phi() for rows in sides)
     pairs = make_pairs(donor, recipient, reference=yard.reference)
@@ -266,6 +266,20 @@ def _scan_singles(
         likeness = swapped[i].likeness(config.seed)
         effect = measure_effect(pairs, phi, **options)
         yield PublicCell(block, window, noise, likeness, effect, moved, tau)
+
+
+def _swap_reusing(model: Model, carrier: Carrier, plain: Plain, run: tuple[Cache, Any]) -> Tensor:
+    given, other = run
+    with reusing(model, plain, [carrier]):
+        return swap_carriers(model, [carrier], given, other)
+
+
+def _push_reusing(
+    model: Model, carrier: Carrier, plain: Plain, run: tuple[Cache, Any], state: tuple[int, int]
+) -> Tensor:
+    given, other = run
+    with reusing(model, plain, [carrier]):
+        return push_carrier(model, carrier, (given, plain.kept), other, state)
 
 
 def _scan_sets(
@@ -285,15 +299,13 @@ def _scan_sets(
         for window in config.windows:
             held: dict[str, dict[str, list[np.ndarray]]] = {}
             for carrier in (_carrier(some, window) for some in drawn[pair]):
-                with reusing(model, plain, [carrier]):
-                    images = swap_carriers(model, [carrier], given, other)
+                images = _swap_reusing(model, carrier, plain, (given, other))
                 sides = a, plain.images
                 _hold(held, carrier.points, measure_likeness(yard.similarities, images, *sides))
             count.add(config.n_sets)
-            for block, values in held.items():
-                row = found.setdefault((window, block), {})
-                for key, parts in values.items():
-                    row.setdefault(key, []).append(np.mean(parts, axis=0))
+            means = [(b, k, np.mean(x, 0)) for b, row in held.items() for k, x in row.items()]
+            for block, key, mean in means:
+                found.setdefault((window, block), {}).setdefault(key, []).append(mean)
     for window in config.windows:
         for block in blocks:
             values = found.get((window, block), {})
