@@ -64,9 +64,12 @@ def test_a_direction_comes_from_a_file_and_acts_in_a_window(
 def test_a_scan_prints_winners_beside_random_directions(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["--scan", "--limit", "3", "--top", "2", "--out", str(tmp_path)]
+    words = ["--reference", "40", "--scan", "--limit", "3", "--top", "2", "--out", str(tmp_path)]
     assert main(["steer", "zoo:gan", "--sae", str(run), *words, *FEW]) == 0
-    text = capsys.readouterr().out
+    said = capsys.readouterr()
+    text = said.out
+    # 40 clean; 3 runs and 3 features and 2 directions on 10 seeds; 2 + 2 + 2 on 10 others.
+    assert said.err.startswith(f"{40 + 10 * (3 + 3 + 2) + 10 * (2 + 2 + 2)} images")
     assert "3 of 32 latents scanned" in text
     assert "reported on 10 others" in text
     assert "matched direction 0" in text
@@ -87,6 +90,7 @@ def test_a_scan_prints_winners_beside_random_directions(
         (["--direction", "none.npy"], "which hook point? give --point"),
         (["--direction", "none.npy", "--point", "w"], "none.npy is no .npy file"),
         (["--sae", "RUN", "--feature", "1", "--cfg", "uncond"], "there is no guidance"),
+        (["--sae", "RUN", "--feature", "1", "--reference", "20"], "10 and 10 clean rows of w"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(

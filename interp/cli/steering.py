@@ -50,7 +50,7 @@ class Steer:
     another image. Beside it stand random directions that move every row as far, of all directions
     alike (isotropic) and with the covariance of the activations (matched). The folder holds
     steering.json and steering.webp; of a scan scan.json. --n, --seed, --steps ... are those of the
-    images; the next 64 seeds (after a scan's second half) give clean activations.
+    images; the seeds after them (after a scan's second half) give clean activations.
 
     Example: interp steer zoo:gan --sae runs/w --feature 12 --strengths -1 -0.5 0 0.5 1
     Example: interp steer zoo:ddpm --direction up.npy --point mid_block.resnets.1 --window 0 10
@@ -93,6 +93,9 @@ class Steer:
     scanned: int = 1
     """How many features were looked at to choose this one: the control is the largest of as many
     random directions."""
+    reference: int = REFERENCE
+    """Clean runs of further seeds, for the unit of strengths, the covariance and the scales of the
+    attributes; points with one row per image need 40."""
     limit: int = 0
     """Of a scan: at most this many features, chosen at random; 0: all that fire."""
     top: int = 8
@@ -136,7 +139,7 @@ class Steer:
     def _reference(self, place: int) -> Generation:
         """Clean runs: seeds after `place` parts of as many images as are steered."""
         one = self.recipe
-        return dataclasses.replace(one, seed=one.seed + place * one.n, n=max(one.n, REFERENCE))
+        return dataclasses.replace(one, seed=one.seed + place * one.n, n=self.reference)
 
     def _attributes(self, model: Any, reference: Generation) -> Any:
         import torch
