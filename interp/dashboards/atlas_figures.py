@@ -21,6 +21,8 @@ KEEP = 0.95
 _NAME = 24
 # A label of one line would leave a phone no room for the chart.
 _LINE, _LINES = 16, 3
+# Where a name is broken rather, and where else.
+_BREAKS = (".:/- ", "_")
 LEGEND = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "traceorder": "normal"}
 
 
@@ -35,8 +37,8 @@ def wrapped(name: Any) -> str:
     lines: list[str] = []
     for part in str(name).replace(" .. ", " ..\n").split("\n"):
         while len(part) > _LINE and len(lines) < _LINES - 1:
-            at = max(part.rfind(mark, 0, _LINE) for mark in "./_:- ") + 1
-            at = at if at > _LINE // 3 else _LINE
+            ends = [max(part.rfind(mark, 0, _LINE) for mark in marks) + 1 for marks in _BREAKS]
+            at = next((end for end in ends if end > _LINE // 3), _LINE)
             lines.append(part[:at])
             part = part[at:]
         lines.append(part)

@@ -278,6 +278,8 @@ def _words(row: Any, name: str, cell: Any, random: Any) -> str:
 def arm_pictures(atlas: Any, arm: Any, sheet: Sheet) -> Markup:
     """Return every shown pair of an arm: donors, recipients, and what each carrier made of them."""
     shown = [row for row in atlas.carriers if row.arm == arm.name and row.images]
+    order = _roles(shown)
+    shown.sort(key=lambda row: order.index(row.role))
     rows = [(f"{row.name} ({row.role})", row.images) for row in shown]
     return pictures_table(arm, rows, sheet)
 

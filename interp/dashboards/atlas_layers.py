@@ -149,7 +149,7 @@ def specialization_figure(atlas: Any, which: int = 0) -> "go.Figure":
     rows += [(name, one, PINK, "diamond") for name, one in study.wiring.items()]
     rows = [row for row in rows if row[1] is not None]
     figure = go.Figure()
-    names = [name for name, *_ in rows]
+    names = [name if known(one.value) else f"{name}: undefined" for name, one, *_ in rows]
     for i, (name, one, color, symbol) in enumerate(rows):
         _dot(figure, i, one, escape(name), {"color": color, "symbol": symbol, "size": 11})
     twins = [value for value in study.twins if value is not None]

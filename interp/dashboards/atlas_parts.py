@@ -155,7 +155,7 @@ def controls_part(atlas: Any) -> Markup:
             one.quantity,
             one.expected_word or number(one.expected, 3),
             one.found_word or number(one.found, 3),
-            number(one.tolerance, 3),
+            f"{one.tolerance:g}" if one.tolerance else "equal",
             "passed" if one.passed else "FAILED",
         )
         for one in checks

@@ -91,9 +91,10 @@ def _share(one: Any) -> str:
 
 
 def words_of(value: Any) -> str:
-    """Return a JSON value as words: names with values, entries by commas."""
+    """Return a JSON value as words: names with values that are not empty, entries by commas."""
     if isinstance(value, Mapping):
-        return "; ".join(f"{name}: {words_of(item)}" for name, item in value.items())
+        filled = {k: v for k, v in value.items() if v not in (None, "", (), [], {})}
+        return "; ".join(f"{name}: {words_of(item)}" for name, item in filled.items())
     if isinstance(value, Sequence) and not isinstance(value, str):
         return ", ".join(words_of(item) for item in value)
     return number(value, 3) if isinstance(value, float) else str(value)
