@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -288,10 +288,8 @@ def guide_by_classifier(
     def draw_latents(batch: GenerateBatch) -> Tensor:
         return model._draw_latents(replace(batch, classes=()) if batch.classes else batch)
 
-    def components() -> Mapping[str, nn.Module]:
-        return {**model.components(), "classifier": encoder.root}
-
+    parts = {**model.components(), "classifier": encoder.root}
     own: dict[str, Any] = {"_generate": generate, "_draw_latents": draw_latents}
-    for name, function in {**own, "components": components}.items():
+    for name, function in {**own, "components": lambda: parts}.items():
         setattr(guided, name, function)
     return guided
