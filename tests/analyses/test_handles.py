@@ -16,6 +16,14 @@ from analyses.handles.rows import Config, Judged, PointRows, read_config
 from analyses.handles.run import HERE, QUICK, QUICK_CAUSAL, STAGES, main
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _libraries() -> None:
+    """Import what takes seconds before any test's clock runs."""
+    import plotly.subplots
+
+    _ = plotly.subplots.make_subplots
+
+
 def settings(**more: Any) -> Config:
     values = json.loads((HERE / "config.json").read_text())
     return dataclasses.replace(read_config(values), **more)
