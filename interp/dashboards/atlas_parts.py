@@ -83,9 +83,7 @@ def verdict_part(atlas: Any) -> Markup:
         return join(tag("div", tag("p", words), reasons, class_="caution"), controls_part(atlas))
     cards = [_answer(name, getattr(one, name), atlas.n_pairs) for name in QUESTIONS]
     rule = fold("The decision rule", tag("pre", one.rule_text, tabindex="0"), class_="rule")
-    digest = tag(
-        "p", "Decision rule, committed before this run: sha256 ", tag("code", one.rule_sha256)
-    )
+    digest = tag("p", "Decision rule, a committed file: sha256 ", tag("code", one.rule_sha256))
     warned = [tag("p", text, class_="caution") for text in atlas.warnings]
     below = tag(
         "div", tag("div", digest, rule, controls_part(atlas)), _corners(one), class_="below"
