@@ -99,7 +99,7 @@ def make_bench(
     clean = read_clean(
         model, place, reference, points or place.points, batch_size=batch_size, seed=seed
     )
-    empty = torch.zeros(0)
+    empty = torch.zeros(0, 0, 0, 3, dtype=torch.uint8)
     bench = Bench(model, place, (), (), empty, attributes, {}, {}, clean)
     return move_bench(bench, source, batch_size)
 
