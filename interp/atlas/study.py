@@ -240,12 +240,8 @@ def _measure(job: Job, make_twin: MakeTwin) -> _Parts:
     if job.calls > 1:
         with clock.stage("stages within step windows"):
             maps += [one for one in (make_map(job, side),) if one is not None]
-    other = shared_side(job)
-    if other is not None:
-        with clock.stage("equal noise, other class or text"):
-            arms.append(record_arm(job, other, WHAT[other.name]))
-            varied = _varied(job)
-            rows += make_rows(job, other, swap_all(job, other, varied, "shared"), varied, {})
+    shared = _measure_shared(job)
+    arms, rows = [*arms, *shared[0]], [*rows, *shared[1]]
     with clock.stage("directions of the sources and of images"):
         image = count_image(job)
         evidence, compactness = weigh_sources(job, found.effects, image)
@@ -257,6 +253,22 @@ def _measure(job: Job, make_twin: MakeTwin) -> _Parts:
             tiles = {row.name: row.images for row in rows if row.arm == side.name}
             ablated = ablate_kinds(job, kinds, found.effects, tiles)
     return _Parts(arms, rows, maps, layers, ablated, evidence, compactness, image, shares, excess)
+
+
+def _measure_shared(job: Job) -> tuple[list[Arm], list[CarrierRow]]:
+    """The arm of equal noise, where there is one and its pairs differ at all."""
+    side = shared_side(job)
+    if side is None:
+        return [], []
+    with job.clock.stage("equal noise, other class or text"):
+        carriers = _varied(job)
+        try:
+            found = swap_all(job, side, carriers, "shared")
+        except InputError as error:
+            job.warnings.append(f"the arm of equal noise is left out: {error}")
+            return [], []
+        arm = record_arm(job, side, WHAT[side.name])
+        return [arm], make_rows(job, side, found, carriers, {})
 
 
 def _varied(job: Job) -> list[Carrier]:

@@ -53,7 +53,7 @@ def test_noise_alone_has_no_shared_arm() -> None:
 
 
 def test_a_sampler_that_draws_noise_is_replaced_by_ddim() -> None:
-    from diffusers import DDPMScheduler
+    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
     model = load("zoo:ddpm", untrained=True)
     assert settle_recipe(model, CONFIG, ()).scheduler == ""
