@@ -58,7 +58,7 @@ def test_a_sampler_that_draws_noise_is_replaced_by_ddim() -> None:
     model = load("zoo:ddpm", untrained=True)
     assert settle_recipe(model, CONFIG, ()).scheduler == ""
     host = model.host  # pyright: ignore
-    host.scheduler = DDPMScheduler.from_config(host.scheduler.config)
+    host._scheduler = DDPMScheduler.from_config(host.scheduler.config)
     assert settle_recipe(model, CONFIG, ()).scheduler == "ddim"
     own = AtlasConfig(scheduler="ddpm", steps=3)
     assert "step_noise" in model.sources(settle_recipe(model, own, ()))
