@@ -108,11 +108,14 @@ def _fewer(job: Job, model: Model) -> Arms:
 
 def _play_twins(job: Job, players: Sequence[Carrier], make_twin: MakeTwin) -> list[Specialization]:
     found: list[Specialization] = []
-    wanted, tries = job.config.twins, 0
-    while sum(one.value is not None for one in found) < wanted and tries < _TRIES * wanted:
-        tries += 1
-        # Seed 0 is often that of the first layer of habits: twins count from 1.
-        found.append(_play_twin(job, players, make_twin, tries))
+    wanted, moved = job.config.twins, 0
+    # Twins count from 1: seed 0 is often that of the network itself.
+    for seed in range(1, _TRIES * wanted + 1):
+        found.append(_play_twin(job, players, make_twin, seed))
+        moved += found[-1].value is not None
+        # Enough, or the tries that are left would not be.
+        if moved == wanted or (seed >= wanted and moved < wanted / 2):
+            break
     return found
 
 
