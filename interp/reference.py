@@ -27,6 +27,7 @@ MODULES = (
     "interp.geometry",
     "interp.stats",
     "interp.interventions",
+    "interp.atlas",
     "interp.dashboards",
     "interp.store",
     "interp.sae",

@@ -1,13 +1,15 @@
 """`interp atlas`: what is refused before a model runs, and whole runs on small models."""
 
+import html
 import json
 from pathlib import Path
 
 import pytest
 
-from interp.atlas import load_atlas
+from interp.atlas import Atlas, AtlasConfig, Prompts, PublicConfig, atlas, load_atlas
 from interp.cli import main
 from interp.cli.atlas import MakeAtlas, table_rows
+from interp.dashboards import build_atlas_page
 from tests.atlas.made import make_atlas
 
 BAD = {
@@ -18,6 +20,8 @@ BAD = {
     "no encoder": (["zoo:vae", "--encoder", "zoo:gan"], "zoo:gan cannot encode"),
     "no file": (["zoo:ldm", "--prompts-file", "nowhere.txt"], "nowhere.txt cannot be read"),
     "texts for noise": (["zoo:vae", "--prompts", "a", "b"], "takes no prompts"),
+    "no texts": (["zoo:vae", "--public", "small"], "the public protocol is about them"),
+    "no such lists": (["zoo:ldm", "--public", "tiny"], "prompts 'tiny': one of"),
     "one text": (["zoo:ldm", "--prompts", "a"], "at least two are needed"),
 }
 
@@ -35,10 +39,12 @@ def test_bad_input_is_refused_before_any_image_is_made(
 
 
 def test_the_command_line_names_what_differs_from_the_defaults() -> None:
-    from interp.atlas import AtlasConfig
-
     made = MakeAtlas("zoo:gan", config=AtlasConfig(n_pairs=20, quick=True, prompts=("a b", "c")))
     assert made.command_line() == "interp atlas zoo:gan --n-pairs 20 --prompts 'a b' c --quick"
+    made = MakeAtlas("zoo:ldm", public="small", config=AtlasConfig(n_pairs=20))
+    assert made.command_line() == "interp atlas zoo:ldm --public small --n-pairs 20"
+    public = made.public_config()
+    assert (public.prompts, public.n_pairs, public.steps) == ("small", 20, 50)
 
 
 def test_the_table_has_a_row_for_every_carrier_and_no_negative_zero() -> None:
@@ -88,3 +94,28 @@ def test_the_atlas_of_a_pipeline_of_random_weights(
     assert [arm.name for arm in found.arms] == ["independent", "shared noise"]
     assert found.maps
     assert "no statement about an architecture" in found.scope
+    _check_protocol(tmp_path / "pipe", found, out)
+
+
+def _check_protocol(pipe: Path, found: Atlas, out: Path) -> None:
+    """The finished parts are read again, and the public experiment's protocol runs beside them."""
+    lists = (("ax", "be", "cu"), ("da", "et", "fo"), ("go", "hi", "ju"))
+    public = PublicConfig(
+        prompts=Prompts(*lists, "{object} {background} {style}"),
+        n_pairs=10,
+        n_sets=0,
+        windows=((1000.0, 0.0),),
+        noise=("shared",),
+        steps=2,
+        guidance=1.0,
+        blocks=("mid_block.attentions.0",),
+        batch_size=10,
+    )
+    prompts = tuple((pipe.parent / "texts.txt").read_text().splitlines())
+    small = AtlasConfig(quick=True, steps=3, twins=2, gradients=16, fit=48, prompts=prompts)
+    again = atlas(f"diffusers:{pipe}", small, out, public=public)
+    assert load_atlas(out).carriers == found.carriers
+    (cell,) = again.protocol["singles"]
+    assert cell["block"] == "mid_block.attentions.0"
+    page = build_atlas_page(out).read_text()
+    assert all(html.escape(flaw, quote=False) in page for flaw in again.protocol["flaws"][:2])

@@ -16,6 +16,8 @@ from interp.atlas.judging import judge, record_check, run_controls
 from interp.atlas.labor import ablate_kinds, list_kinds, share_kinds, share_labor
 from interp.atlas.pairing import Drawn, draw_recipes, settle_recipe
 from interp.atlas.parts import recipe_hash
+from interp.atlas.public import public_protocol
+from interp.atlas.public_record import PublicConfig
 from interp.atlas.record import (
     Arm,
     Atlas,
@@ -72,6 +74,7 @@ def atlas(
     *,
     twin: MakeTwin | None = None,
     attributes: Mapping[str, Attribute] | None = None,
+    public: PublicConfig | None = None,
     progress: Callable[[str], None] | None = None,
     made_by: str = "",
 ) -> Atlas:
@@ -89,6 +92,8 @@ def atlas(
         twin: seed -> the same architecture with fresh weights, for models that no spec names.
         attributes: name -> function of images uint8 [n, h, w, 3], or floats in [0, 1], that gives
             [n, d_k]; two or more, in place of those that `config` names.
+        public: also follow the public experiment's protocol (`public_protocol`), for models that
+            take prompts; its measures and its flaws then stand in the record.
         progress: called with a line of text per stage.
         made_by: command or call, for the record.
 
@@ -105,6 +110,8 @@ def atlas(
     with clock.stage("load the model and check what is asked for"):
         loaded = load(model, device=config.device) if isinstance(model, str) else model
         plan = _plan(loaded, config, attributes)
+        if public is not None and not plan.drawn.donor.prompts:
+            raise InputError(f"{loaded.name} takes no prompts: the public protocol is about them")
         make_twin = twin_maker(loaded, spec, twin)
     with clock.stage("planted controls"):
         controls = run_controls()
@@ -113,6 +120,13 @@ def atlas(
     parts = _measure(job, make_twin)
     found = _record(job, parts, _judge(job, parts), made_by)
     found = dataclasses.replace(found, controls=tuple(map(record_check, controls.checks)))
+    if public is not None:
+        with clock.stage("the public experiment's protocol"):
+            followed = public_protocol(
+                loaded, public, encoder=plan.encoder, attributes=plan.attributes
+            )
+        found = dataclasses.replace(found, protocol=followed.as_dict())
+        found = dataclasses.replace(found, seconds=dict(clock.seconds))
     if out is not None:
         found.save(out)
     return found

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from interp.atlas import AtlasConfig, atlas, read_prompts
+from interp.atlas import AtlasConfig, PublicConfig, atlas, read_prompts
 from interp.cli.show import print_table
 from interp.dashboards import build_atlas_page
 
@@ -35,6 +35,9 @@ class MakeAtlas:
     prompts_file: str = ""
     """File with one text per line, for models that take texts; none: captions, or the public
     experiment's "{object} in the {background}, {style}"."""
+    public: str = ""
+    """Follow the public experiment's protocol too, on its factorial prompts: small or large (long
+    lists; 500 pairs and 50 steps but for --n-pairs, --steps and --guidance); empty: no."""
     config: Annotated[AtlasConfig, arg(name="")] = field(default_factory=AtlasConfig)
 
     def run(self) -> None:
@@ -46,6 +49,7 @@ class MakeAtlas:
             self.model,
             config,
             self.out,
+            public=self.public_config() if self.public else None,
             progress=lambda line: print(line, file=sys.stderr, flush=True),
             made_by=self.command_line(),
         )
@@ -58,11 +62,24 @@ class MakeAtlas:
         print(self.out / "atlas.json")
         print(build_atlas_page(self.out))
 
+    def public_config(self) -> PublicConfig:
+        """Return the protocol's settings, with those options that were given."""
+        config = self.config
+        given = {
+            one.name: getattr(config, one.name)
+            for one in dataclasses.fields(config)
+            if one.name in ("n_pairs", "steps", "guidance", "scheduler")
+            and getattr(config, one.name) != one.default
+        }
+        return PublicConfig(prompts=self.public, **given)
+
     def command_line(self) -> str:
         """Return the command with the options that differ from their defaults."""
         words = ["interp", "atlas", self.model]
         if self.prompts_file:
             words += ["--prompts-file", self.prompts_file]
+        if self.public:
+            words += ["--public", self.public]
         for one in dataclasses.fields(self.config):
             value = getattr(self.config, one.name)
             if value == one.default:

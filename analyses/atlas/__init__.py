@@ -1,0 +1,1 @@
+"""What decides an image, in every generator of the box?"""
