@@ -97,7 +97,7 @@ class Verdict:
         for name, answer in (("compact", self.compact), ("specialized", self.specialized)):
             line = f"{name}: {answer.answer}. {answer.reason}"
             if answer.smallest_effect is not None:
-                line += f"; smallest detectable value {answer.smallest_effect:.3f}"
+                line += f"; smallest detectable value {_three(answer.smallest_effect)}"
             if answer.answer == "undecided":
                 needed = answer.pairs_needed
                 line += f"; pairs that would decide it: {needed or 'no number of pairs'}"
@@ -193,6 +193,11 @@ def _check_sources(sources: Sequence[SourceEvidence]) -> None:
             )
 
 
+def _three(value: float) -> str:
+    """Three decimals, without a negative zero."""
+    return f"{round(value, 3) + 0.0:.3f}"
+
+
 def _both(answers: Sequence[bool | None]) -> bool | None:
     """Three-valued and: None is unknown."""
     if any(answer is False for answer in answers):
@@ -205,12 +210,12 @@ def _judge(one: SourceEvidence, rule: dict[str, Any]) -> tuple[bool | None, str]
     s = one.effect.sufficiency
     least, most = rule["sufficiency_lower_at_least"], rule["other_sources_upper_at_most"]
     enough = True if s.lower >= least else False if s.upper < least else None
-    said = f"{one.effect.carrier}: S = {s.value:.3f} [{s.lower:.3f}, {s.upper:.3f}]"
+    said = f"{one.effect.carrier}: S = {_three(s.value)} [{_three(s.lower)}, {_three(s.upper)}]"
     alone: bool | None = True
     if one.others is not None:
         o = one.others.largest
         alone = True if o.upper <= most else False if o.lower > most else None
-        said += f", other sources {o.value:.3f} [{o.lower:.3f}, {o.upper:.3f}]"
+        said += f", other sources {_three(o.value)} [{_three(o.lower)}, {_three(o.upper)}]"
     bases = [_fits(basis, one.image) for basis in (one.pca, one.jacobian)]
     few = bases[0] if bases[0] == bases[1] else None
     said += (
@@ -286,8 +291,8 @@ def _decide_specialized(shares: LayerShares, excess: Excess, rule: dict[str, Any
             f"{len(excess.twins)} twins: the rule asks for {rule['minimum_twins']} initializations "
             "whose specialization is defined"
         )
-    said += f"; excess over {len(excess.twins)} twins {excess.value:.3f}"
-    said += f" [{excess.low:.3f}, {excess.high:.3f}]"
+    said += f"; excess over {len(excess.twins)} twins {_three(excess.value)}"
+    said += f" [{_three(excess.low)}, {_three(excess.high)}]"
     above = excess.low > rule["excess_lower_above"]
     if above and shares.role == "descendant":
         return Answer("undecided", f"{said}, but the layers are graph cuts, which support no claim")
