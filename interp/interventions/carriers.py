@@ -126,6 +126,7 @@ def _check_carrier(
     """Check a carrier before anything runs; its role."""
     mode = "generate" if isinstance(source, Generation) else "encode"
     model.require(mode)
+    _check_types(carrier)
     if not carrier.points and not carrier.fields:
         raise InputError("a carrier without points or fields")
     _check_fields(model, carrier, source)
@@ -150,6 +151,29 @@ def first_batch(model: Model, source: Generation | Tensor) -> GenerateBatch | En
     if isinstance(source, Generation):
         return source.batch(0, 1, n_classes=model.n_classes)
     return EncodeBatch(source[:1])
+
+
+def _check_types(carrier: Carrier) -> None:
+    """Refuse what Python would take for something else: a text for a tuple of its letters."""
+    for name in ("points", "fields"):
+        value = getattr(carrier, name)
+        if not isinstance(value, tuple | list) or not all(isinstance(one, str) for one in value):
+            raise InputError(f"{name} = {value!r:.60} has to be a tuple of names, such as ('a',)")
+    label, calls, mask = carrier.label, carrier.calls, carrier.mask
+    if calls is not None and (isinstance(calls, str | bytes) or not isinstance(calls, Container)):
+        raise InputError(
+            f"{label}: calls = {calls!r:.60} has to hold call numbers, such as (0,) or range(5, 10)"
+        )
+    if mask is None:
+        return
+    if not isinstance(mask, Sequence | np.ndarray):
+        raise InputError(f"{label}: mask = {mask!r:.60} has to be a tuple of True and False")
+    odd = [value for value in mask if not isinstance(value, bool | np.bool_)]
+    if odd:
+        raise InputError(
+            f"{label}: {len(odd)} of {len(mask)} entries of the mask are not True or False, such "
+            f"as {odd[0]!r:.60}"
+        )
 
 
 def _check_fields(model: Model, carrier: Carrier, source: Generation | Tensor) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Container
+from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +13,8 @@ from interp.models.diffusion import UNIT_TIME
 from interp.models.noise import log_snr_at, make_scheduler
 
 AXES = ("call", "t", "log_snr")
+# More calls than any sampler makes: an adapter's own number of calls is not known.
+_MOST_CALLS = 100_000
 
 
 class Moment(NamedTuple):
@@ -82,23 +85,21 @@ def select_calls(
     meet share no call.
 
     Raises:
-        InputError: the window is none, the axis is unknown or has no values here, or no call is
-            inside.
+        InputError: the window is not two numbers or is none, the axis is unknown or has no values
+            here, or no call is inside.
     """
     if window is None:
         return calls
     if axis not in AXES:
         raise InputError(f"axis {axis!r} is not one of {', '.join(AXES)}")
-    if len(window) != 2 or any(math.isnan(x) for x in window) or window[0] >= window[1]:
+    if not _is_span(window):
         raise InputError(
             f"the window {window} of {axis} is empty: two numbers are needed, the first below the "
             "second"
         )
     moments = list_moments(model, batch)
     if moments is None and axis == "call":
-        first, last = (math.ceil(x) if math.isfinite(x) else x for x in window)
-        inside = [c for c in range(max(0, int(first)), _end(last)) if calls is None or c in calls]
-        return tuple(inside)
+        return _count_calls(calls, window)
     values = [] if moments is None else [getattr(moment, axis) for moment in moments]
     if moments is None or any(value is None for value in values):
         raise InputError(f"{model.name} has no {axis} here: give the window by axis='call'")
@@ -115,6 +116,23 @@ def select_calls(
     return tuple(inside)
 
 
-def _end(last: float) -> int:
-    # More calls than any sampler makes: an adapter's own number of calls is not known.
-    return int(last) if math.isfinite(last) else 100_000
+def _is_span(window: Any) -> bool:
+    if not isinstance(window, tuple | list) or len(window) != 2:
+        return False
+    numbers = all(isinstance(x, Real) and not isinstance(x, bool) for x in window)
+    # False with NaN on either side.
+    return numbers and bool(window[0] < window[1])
+
+
+def _count_calls(calls: Container[int] | None, window: tuple[float, float]) -> Container[int]:
+    """Calls of a window whose number of calls nobody knows, up to `_MOST_CALLS`."""
+    first, last = (math.ceil(min(max(x, 0), _MOST_CALLS)) for x in window)
+    inside = range(first, last)
+    chosen = inside if calls is None else tuple(c for c in inside if c in calls)
+    if not chosen:
+        raise InputError(
+            f"the window {window} of call holds none of the calls "
+            f"{'there can be' if calls is None else calls}, which are counted from 0 to at most "
+            f"{_MOST_CALLS - 1}"
+        )
+    return chosen
