@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from interp.errors import InputError
+from interp.interventions.numbers import check_whole
 
 Embedded = Mapping[str, np.ndarray]
 
@@ -244,7 +245,10 @@ def draw_pairs(
 
     half: [n_pairs] labels; each part is then resampled within itself.
     Source: cluster bootstrap, Davison and Hinkley 1997, sec. 3.8 (whole clusters; their rows stay).
+    Raises InputError for fewer than 2 samples, of which there are no quantiles, and a seed below 0.
     """
+    check_whole("n_resamples", count, 2)
+    check_whole("seed", seed, 0)
     rng = np.random.default_rng([seed, n_pairs])
     labels = np.zeros(n_pairs, int) if half is None else half
     out = np.zeros((count, n_pairs))
@@ -283,10 +287,11 @@ def measure_effect(
 
     Raises:
         InputError: shapes differ from those of the pairs, donors and recipients do not differ, or
-            `role` is none of the three.
+            `role` is none of the three, or a number is below its bound (tests 1, resamples 2).
     """
     if role not in ("source", "write", "descendant"):
         raise InputError(f"role {role!r} is not source, write or descendant")
+    check_whole("n_tests", n_tests, 1)
     moments = make_moments(pairs, swapped)
     point = solve_shares(moments.sum(0))
     weights = draw_pairs(pairs.n_pairs, n_resamples, seed)

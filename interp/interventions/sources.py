@@ -10,6 +10,7 @@ from torch import Tensor
 
 from interp.errors import InputError
 from interp.interventions.carriers import ALL_NOISE, Carrier
+from interp.interventions.numbers import check_whole
 from interp.interventions.parts import move_subspace
 from interp.models import EncodeBatch, GenerateBatch, Generation, Model
 
@@ -107,8 +108,9 @@ def put_latents(
         batch_size: samples per run.
 
     Raises:
-        InputError: `values` are not [n, d] of the model.
+        InputError: `values` are not [n, d] of the model, or a batch is less than one.
     """
+    check_whole("batch_size", batch_size, 1)
     shape = tuple(model.draw_latents(recipe.batch(0, 1, n_classes=model.n_classes)).shape[1:])
     wanted = (recipe.n, torch.Size(shape).numel())
     if tuple(values.shape) != wanted:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from interp.errors import InputError, PointError
 from interp.interventions.carriers import Carrier
+from interp.interventions.numbers import check_whole
 from interp.interventions.parts import move_features, move_subspace
 from interp.interventions.scheduling import select_calls
 from interp.interventions.sources import Batch
@@ -39,19 +40,32 @@ def embed_images(
     """Embed images by every attribute: name -> float64 [n, d_k]."""
     found = {}
     for name, embed in attributes.items():
-        value = torch.as_tensor(embed(images)).detach().cpu().double().numpy()
-        if value.ndim != 2 or len(value) != len(images):
+        value = _read_embedding(name, embed(images))
+        if value.ndim != 2 or len(value) != len(images) or not value.shape[1]:
             raise InputError(
-                f"attribute {name} gave {value.shape} for {len(images)} images, not [n, d]"
+                f"attribute {name} gave {value.shape} for {len(images)} images, not [n, d >= 1]"
             )
         found[name] = value
     return found
 
 
+def _read_embedding(name: str, given: Any) -> np.ndarray:
+    try:
+        return torch.as_tensor(given).detach().cpu().double().numpy()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"attribute {name} gave a {type(given).__name__}, not an array of numbers: {error}"
+        ) from error
+
+
 def iterate_batches(
     model: Model, donor: Generation | Tensor, recipient: Generation | Tensor, batch_size: int
 ) -> Iterator[tuple[int, Batch, Batch]]:
-    """Yield (first row, donors, recipients) of each batch of pairs."""
+    """Yield (first row, donors, recipients) of each batch of pairs.
+
+    Raises InputError for a batch of less than one.
+    """
+    check_whole("batch_size", batch_size, 1)
     n = donor.n if isinstance(donor, Generation) else len(donor)
     for start in range(0, n, batch_size):
         stop = min(start + batch_size, n)
@@ -101,6 +115,7 @@ def push_carrier(
 
     caches: of the donors and of the recipients. entropy: seed and first row of the batch.
     """
+    check_whole("seed", entropy[0], 0)
     given, kept = caches
     return run_edits(model, [(carrier, _shift(given, kept, *entropy, carrier))], batch)
 
