@@ -2,11 +2,12 @@
 
 import hmac
 import json
+import os
 import threading
 from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from interp.dashboards.live import (
     MAX_BODY,
@@ -86,6 +87,7 @@ class Handler(SimpleHTTPRequestHandler):
     def _answer(self, action: Any) -> None:
         try:
             self._check_origin()
+            self._check_path()
             action()
         except Refusal as refusal:
             self._send_json(refusal.status, {"error": str(refusal)})
@@ -97,8 +99,10 @@ class Handler(SimpleHTTPRequestHandler):
         """Refuse other names of this machine, and what pages of other origins ask for."""
         hosts = self.headers.get_all("Host") or []
         name, _, port = (hosts or [""])[0].partition(":")
-        if len(hosts) != 1 or name.lower() not in NAMES or not (port.isdecimal() or port == ""):
-            raise Refusal(403, f"this server answers to {' and '.join(NAMES)} alone")
+        own = self.connection.getsockname()[1]
+        # A name without a port means port 80.
+        if len(hosts) != 1 or name.lower() not in NAMES or (port or "80") != str(own):
+            raise Refusal(403, f"this server answers to {' and '.join(NAMES)} alone, port {own}")
         origin = self.headers.get("Origin")
         if origin is not None and origin != f"http://{hosts[0]}":
             raise Refusal(403, "a page of another origin may not ask this server")
@@ -107,6 +111,21 @@ class Handler(SimpleHTTPRequestHandler):
         leads = self.command == "GET" and self.headers.get("Sec-Fetch-Mode") == "navigate"
         if site not in ("none", "same-origin") and not leads:
             raise Refusal(403, "a page of another origin may not ask this server")
+
+    def _check_path(self) -> None:
+        """Refuse what is no path, and what a link in the folder leads out of it."""
+        try:
+            path = unquote(urlsplit(self.path).path)
+        except ValueError as error:
+            raise Refusal(400, f"the request names no path: {error}") from error
+        if "\0" in path:
+            raise Refusal(400, "the request names no path: there is a zero byte in it")
+        root, place = os.path.realpath(self.desk.folder), self.translate_path(self.path)
+        # A folder is answered with the index in it.
+        for name in (".", "index.html", "index.htm"):
+            found = os.path.realpath(Path(place) / name)
+            if os.path.commonpath((root, found)) != root:
+                raise Refusal(404, "there is no such file")
 
     def _get(self) -> None:
         live, path = self.desk.live, urlsplit(self.path).path

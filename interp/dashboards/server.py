@@ -21,7 +21,8 @@ def make_server(
     """Return a server of a dashboard on 127.0.0.1, not yet running; port 0 takes a free one.
 
     Its address is `server.server_address`; `server.serve_forever()` runs it. It answers to the
-    names 127.0.0.1 and localhost alone, and to no page of another origin.
+    names 127.0.0.1 and localhost with its own port alone, and to no page of another origin. Links
+    in the folder that lead out of it are not followed.
 
     Args:
         path: folder of the dashboard, or its index.html.

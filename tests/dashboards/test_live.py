@@ -37,7 +37,12 @@ def folder(tmp_path_factory):
     page = build_dashboard(
         tmp_path_factory.mktemp("page") / "it", alignments=[alignment(n_blocks=2)]
     )
-    (page.parent.parent / "secret.txt").write_text("secret")
+    outside = page.parent.parent
+    (outside / "secret.txt").write_text("secret")
+    (page.parent / "link").symlink_to(outside)
+    (page.parent / "linked.txt").symlink_to(outside / "secret.txt")
+    (page.parent / "own").mkdir()
+    (page.parent / "own" / "index.html").symlink_to(outside / "secret.txt")
     return page.parent
 
 
@@ -142,7 +147,8 @@ def test_a_server_without_live_steering_has_none_of_it(folder) -> None:
 
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:80", "", None, "127.0.0.1.evil.x",
-                                  "127.0.0.1:80@evil.x", "[::1]", "user@127.0.0.1"])  # fmt: skip
+                                  "127.0.0.1:80@evil.x", "[::1]", "user@127.0.0.1",
+                                  "localhost", "localhost:1", "127.0.0.1:80"])  # fmt: skip
 @pytest.mark.parametrize("path", ["/", "/bundle/data/meta.js", "/live/about"])
 def test_another_host_name_is_refused(client, host, path) -> None:
     answer, content = client.ask("GET", path, Host=host, X_Interp_Token=client.token)
@@ -198,6 +204,7 @@ def test_data_are_not_for_scripts_of_other_pages_but_links_lead_here(client) -> 
         ({"strength": 2.5}, "a number from -2 to 2"),
         ({"strength": float("nan")}, "a number from -2 to 2"),
         ({"strength": "1"}, "a number from -2 to 2"),
+        ({"strength": 10**400}, "a number from -2 to 2"),
         ({"mode": "suppress", "strength": -0.1}, "a number from 0 to 1"),
         ({"seed": -1}, "the seed has to be a whole number from 0 to 2147483647"),
         ({"seed": 2**31}, "from 0 to 2147483647"),
@@ -235,7 +242,8 @@ def test_a_body_that_is_no_request_is_refused(client, body, headers, status) -> 
     "path",
     ["/../secret.txt", "/%2e%2e/secret.txt", "/bundle/../../secret.txt", "/live/../../secret.txt",
      "/live/%2e%2e/%2e%2e/secret.txt", "/live/..%2fcore.js", "//secret.txt", "/live/core.js",
-     "/..%5csecret.txt", "/live/"],
+     "/..%5csecret.txt", "/live/", "/link/secret.txt", "/linked.txt", "/own/", "/link/", "/%00",
+     "http://[evil", "/bundle/%00/../index.html", "/" + "x/" * 2000],
 )  # fmt: skip
 def test_no_path_leads_out_of_the_folder(client, path) -> None:
     answer, content = client.ask("GET", path)
