@@ -52,13 +52,25 @@ def decode(kind: Any, value: Any, where: str = "", **given: Any) -> Any:
         _expect(isinstance(value, dict), "a mapping", value, where)
         return {k: decode(inner[1], v, f"{where}.{k}") for k, v in value.items()}
     if kind is float:
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        # Python's JSON also reads NaN and Infinity, which `encode` never writes.
-        _expect(number and math.isfinite(value), "a number", value, where)
+        _expect(is_number(value), "a number", value, where)
         return float(value)
     # True is an int to Python.
     _expect(type(value) is kind, str(getattr(kind, "__name__", kind)), value, where)
     return value
+
+
+def is_number(value: Any) -> bool:
+    """Whether a JSON value is a number that a float can hold.
+
+    Python's JSON also reads NaN and Infinity, which `encode` never writes, and whole numbers of
+    hundreds of digits.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def _expect(holds: bool, wanted: str, value: Any, where: str) -> None:

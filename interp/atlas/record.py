@@ -323,6 +323,7 @@ class Atlas:
     """Tiles uint8 [n, h, w, 3] that rows point into."""
 
     def __post_init__(self) -> None:
+        _check_counts(self)
         _check_tiles(self)
         for study in self.layers:
             _check_shares(study.shares, study.name)
@@ -343,6 +344,19 @@ def load_atlas(folder: str | Path) -> Atlas:
     Raises InputError for a file that is missing, cut short, of another format, or inconsistent.
     """
     return read_atlas_files(Atlas, folder)
+
+
+def _check_counts(atlas: Atlas) -> None:
+    counts = {"n_pairs": (atlas.n_pairs, 1), "n_reference": (atlas.n_reference, 0)}
+    counts |= {f"n_pairs of {arm.name}": (arm.n_pairs, 1) for arm in atlas.arms}
+    counts |= {f"n_pairs of {one.name}": (one.shares.n_pairs, 1) for one in atlas.layers}
+    counts |= {f"width of {one.name}": (one.width, 1) for one in atlas.attributes}
+    for one in atlas.compactness:
+        numbers = {"width": one.width, "n_fit": one.n_fit, "n_gradients": one.n_gradients}
+        counts |= {f"{name} of {one.source}": (value, 0) for name, value in numbers.items()}
+    for name, (value, least) in counts.items():
+        if value < least:
+            raise InputError(f"{name} is {value}: at least {least} is needed")
 
 
 def _check_tiles(atlas: Atlas) -> None:

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -216,7 +217,9 @@ def _read_record(path: Path) -> dict[str, Any]:
 
 # How a field is read; `_number` and the like raise ValueError for what is not one.
 def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    plain = isinstance(value, int | float) and not isinstance(value, bool)
+    # Compared, not converted: a whole number of hundreds of digits has no float. NaN fails too.
+    if not plain or not abs(value) <= sys.float_info.max:
         raise ValueError(f"{value!r:.60} is no finite number")
     return float(value)
 
@@ -228,6 +231,8 @@ def _maybe(value: Any) -> float | None:
 def _count(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise ValueError(f"{value!r:.60} is no integer")
+    if value < 0:
+        raise ValueError(f"{value!r:.60} is below 0")
     return value
 
 

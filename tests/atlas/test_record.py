@@ -72,6 +72,15 @@ SPOILED: dict[str, tuple[Callable[[Path], Any], str]] = {
         _break(lambda v: v["seconds"].update(carriers=float("inf"))),
         "seconds.carriers is inf, not a number",
     ),
+    "a number without a float": (
+        _break(lambda v: v["carriers"][0]["effects"]["content"]["alpha"].update(value=10**400)),
+        r"alpha.value is 10+\.\.\., not a number",
+    ),
+    "no pairs": (_break(lambda v: v.update(n_pairs=-5)), "n_pairs is -5: at least 1"),
+    "no pairs in an arm": (
+        _break(lambda v: v["arms"][1].update(n_pairs=0)),
+        "n_pairs of shared noise is 0: at least 1",
+    ),
     "a tile of nobody": (
         _break(lambda v: v["carriers"][2].update(images=[99])),
         "x_T shows tile 99, the atlas has 12",

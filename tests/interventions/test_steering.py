@@ -275,6 +275,8 @@ def _altered(saved, tmp_path, change):
         (lambda r: r["responses"]["first"].pop(), "contradicts itself in strengths"),
         (lambda r: r["responses"]["first"][0].update(x=1), "is damaged"),
         (lambda r: r.update(settings=[]), "is damaged"),
+        (lambda r: r.update(unit=10**400), "is damaged.*is no finite number"),
+        (lambda r: r.update(n_seeds=-5), "is damaged.*-5 is below 0"),
     ],
 )
 def test_a_hostile_record_is_refused(saved, tmp_path, change, match) -> None:
