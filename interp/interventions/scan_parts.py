@@ -7,6 +7,7 @@ import json
 import math
 import os
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,19 @@ from interp.errors import InputError
 Arrays = dict[str, np.ndarray]
 
 RECIPE = "scan.json"
+# What numpy and zipfile raise of a file that was cut short or altered; a flipped bit may claim
+# encryption (RuntimeError) or an unknown method of compression (NotImplementedError).
+DAMAGE = (
+    OSError,
+    ValueError,
+    EOFError,
+    KeyError,
+    RuntimeError,
+    MemoryError,
+    zipfile.BadZipFile,
+    zipfile.LargeZipFile,
+    zlib.error,
+)
 # Embeddings of the reference images differ by rounding between machines and numbers of threads.
 _CLOSE = 1e-3
 
@@ -36,16 +50,13 @@ def open_folder(out: Path, recipe: Mapping[str, Any]) -> None:
     path = out / RECIPE
     try:
         out.mkdir(parents=True, exist_ok=True)
-        text = path.read_text() if path.exists() else None
+        data = path.read_bytes() if path.exists() else None
     except OSError as error:
         raise InputError(f"cannot use {out} for a scan: {error}") from error
-    if text is None:
-        _write(path, json.dumps(recipe, indent=1, sort_keys=True).encode())
+    if data is None:
+        write_whole(path, json.dumps(recipe, indent=1, sort_keys=True).encode())
         return
-    try:
-        known = json.loads(text)
-    except ValueError as error:
-        raise InputError(f"{path} is damaged ({error}): give another folder, or empty it") from None
+    known = _read_recipe(path, data)
     plain = json.loads(json.dumps(recipe))
     keys = sorted(set(known) | set(plain))
     odd = [key for key in keys if not _same(key, known.get(key), plain.get(key))]
@@ -56,12 +67,32 @@ def open_folder(out: Path, recipe: Mapping[str, Any]) -> None:
         )
 
 
+def _read_recipe(path: Path, data: bytes) -> dict[str, Any]:
+    try:
+        known = json.loads(data.decode())
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is damaged ({error}): give another folder, or empty it") from None
+    if not isinstance(known, dict):
+        raise InputError(
+            f"{path} is damaged (it holds a {type(known).__name__}, not a mapping): give another "
+            "folder, or empty it"
+        )
+    return known
+
+
 def _same(key: str, x: Any, y: Any) -> bool:
-    if key.startswith("attribute ") and isinstance(x, list) and isinstance(y, list):
+    if key.startswith("attribute ") and _are_numbers(x) and _are_numbers(y):
         pairs = zip(x, y, strict=False)
         near = all(math.isclose(a, b, rel_tol=_CLOSE, abs_tol=_CLOSE) for a, b in pairs)
         return len(x) == len(y) and near
     return x == y
+
+
+def _are_numbers(values: Any) -> bool:
+    # A whole number of hundreds of digits has no float.
+    return isinstance(values, list) and all(
+        isinstance(x, float) or (isinstance(x, int) and abs(x) < 2**63) for x in values
+    )
 
 
 def _short(value: Any) -> str:
@@ -73,21 +104,28 @@ def write_part(out: Path, index: int, arrays: Arrays) -> None:
     """Write a part as one uncompressed npz: equal arrays give equal bytes."""
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **arrays)  # pyright: ignore
-    _write(part_path(out, index), buffer.getvalue())
+    write_whole(part_path(out, index), buffer.getvalue())
 
 
 def read_part(out: Path, index: int) -> Arrays | None:
     """Return a part, or None where it is absent or damaged (every array has a checksum)."""
+    return read_arrays(part_path(out, index))
+
+
+def read_arrays(path: Path) -> Arrays | None:
+    """Return the arrays of an npz file, or None where it is absent or damaged."""
     try:
-        data = io.BytesIO(part_path(out, index).read_bytes())
-        with np.load(data, allow_pickle=False) as file:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zipfile.LargeZipFile):
+    except DAMAGE:
         return None
 
 
-def _write(path: Path, payload: bytes) -> None:
-    """Write beside the target under a name of this process's own, flush, rename."""
+def write_whole(path: Path, payload: bytes) -> None:
+    """Write beside the target under a name of this process's own, flush, rename.
+
+    Raises InputError where the disk is full or not writable.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:

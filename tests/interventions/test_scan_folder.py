@@ -1,0 +1,47 @@
+"""The folder of a scan: what stands in it may be cut short, altered or of something else."""
+
+import json
+
+import numpy as np
+import pytest
+
+from interp.errors import InputError
+from interp.interventions.scan_parts import open_folder, part_path, read_part, write_part
+
+RECIPE = {"format": 1, "attribute color": [0.5, 0.25]}
+
+RECIPES = {
+    "a list": (b"[]", "is damaged .* a list"),
+    "null": (b"null", "is damaged .* a NoneType"),
+    "a number": (b"3", "is damaged .* an? int"),
+    "no text": (b"\xff\xfe", "is damaged"),
+    "too deep": (b"[" * 100_000, "is damaged"),
+    "text in a list": (
+        json.dumps({**RECIPE, "attribute color": ["x", 0.25]}).encode(),
+        "another scan .* attribute color was",
+    ),
+    "a number without a float": (
+        json.dumps({**RECIPE, "attribute color": [0.5, 10**400]}).encode(),
+        "another scan .* attribute color was",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", RECIPES)
+def test_a_recipe_that_is_none_is_refused_in_words(tmp_path, case):
+    content, message = RECIPES[case]
+    (tmp_path / "scan.json").write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        open_folder(tmp_path, RECIPE)
+
+
+def test_every_flipped_bit_of_a_part_leaves_it_whole_or_absent(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.fsync", lambda fd: None)
+    write_part(tmp_path, 0, {"x": np.arange(2.0)})
+    path = part_path(tmp_path, 0)
+    whole = path.read_bytes()
+    for at in range(len(whole)):
+        # Of the array's own header, numpy reads claims of size only where the checksum holds.
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 9]) + whole[at + 1 :])
+        found = read_part(tmp_path, 0)
+        assert found is None or all(isinstance(value, np.ndarray) for value in found.values())
