@@ -1,6 +1,7 @@
 """Donors and recipients: independent in everything, or of equal noise and other text or class."""
 
 import dataclasses
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -92,6 +93,21 @@ def draw_recipes(
         found[role] = dataclasses.replace(recipe, n=count[role], seed=seed, **more)
     shared = _share(model, found, texts, rng)
     return Drawn(found["donor"], found["recipient"], found["fit"], found["gradient"], shared, first)
+
+
+def warn_of_texts(drawn: Drawn) -> list[str]:
+    """What to say where pairs are not disjoint in their texts, for there were too few; else []."""
+    texts = Counter((*drawn.donor.prompts, *drawn.recipient.prompts))
+    # A pair never has one text twice.
+    again = sum(count > 1 for count in texts.values())
+    if not again:
+        return []
+    n = drawn.donor.n
+    return [
+        f"The {n} pairs share {len(texts)} texts, of which {again} are in several pairs: pairs are "
+        f"disjoint in noise and not in text, and intervals over pairs may be too narrow. {2 * n} "
+        "different texts, or fewer pairs, would make them disjoint."
+    ]
 
 
 def _share(

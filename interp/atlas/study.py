@@ -14,7 +14,7 @@ from interp.atlas.games import merge_players, remember
 from interp.atlas.job import Clock, Job, Tiles
 from interp.atlas.judging import judge, record_check, run_controls
 from interp.atlas.labor import ablate_kinds, list_kinds, share_kinds, share_labor
-from interp.atlas.pairing import Drawn, draw_recipes, settle_recipe
+from interp.atlas.pairing import Drawn, draw_recipes, settle_recipe, warn_of_texts
 from interp.atlas.parts import recipe_hash
 from interp.atlas.public import public_protocol
 from interp.atlas.public_record import PublicConfig
@@ -200,7 +200,7 @@ def _prepare(plan: _Plan, out: Path | None, clock: Clock) -> Job:
         folder=None if out is None else out / "parts" / recipe_hash(_key(plan, pairs)),
         tiles=Tiles(),
         clock=clock,
-        warnings=[],
+        warnings=warn_of_texts(drawn),
     )
 
 

@@ -6,7 +6,7 @@ from interp import load
 from interp.atlas import AtlasConfig, find_prompts
 from interp.atlas.config import choose_sizes
 from interp.atlas.games import cut_windows, merge_players, take_rows
-from interp.atlas.pairing import align, draw_recipes, settle_recipe
+from interp.atlas.pairing import align, draw_recipes, settle_recipe, warn_of_texts
 from interp.atlas.twins import list_training_seeds
 from interp.errors import InputError
 from interp.interventions import Carrier
@@ -70,9 +70,13 @@ def test_texts_of_a_pair_differ_and_none_is_used_twice_where_there_are_enough() 
     drawn = _draw(model, captions)
     a, b = (one.batch(0, 30).prompts for one in (drawn.donor, drawn.recipient))
     assert len({*a, *b}) == 60
+    assert warn_of_texts(drawn) == []
     few = _draw(model, ("red star", "blue fish", "green tree"))
     a, b = (one.batch(0, 30).prompts for one in (few.donor, few.recipient))
     assert all(x != y for x, y in zip(a, b, strict=True))
+    (said,) = warn_of_texts(few)
+    assert said.startswith("The 30 pairs share 3 texts, of which 3 are in several pairs")
+    assert "60 different texts" in said
 
 
 @pytest.mark.parametrize(
