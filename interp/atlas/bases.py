@@ -23,6 +23,9 @@ from interp.interventions.effects import Embedded
 from interp.interventions.swapping import Attribute
 from interp.models import Generation, Model
 
+# Half the memory of a usual machine; the arrays are held at once.
+_MOST_BYTES = 8 * 2**30
+
 
 class Subject(NamedTuple):
     """A model and the pairs on which the directions of its sources are counted."""
@@ -151,6 +154,19 @@ def _project(
     return total
 
 
+def _check_memory(donors: Tensor, others: Tensor) -> None:
+    n, m, d = len(donors), len(others), others[0].numel()
+    # float64: donors, recipients, their difference, its part in the basis, the mix and the mix
+    # rounded; of the other images, themselves, the centered ones and the basis.
+    needed = 8 * d * (6 * n + 3 * m)
+    if needed > _MOST_BYTES:
+        raise InputError(
+            f"principal directions of {m} images of {d} numbers, swapped in {n} pairs, need about "
+            f"{needed / 2**30:.0f} GiB, more than {_MOST_BYTES / 2**30:.0f}: take fewer pairs, "
+            "fewer held-out images, or smaller ones"
+        )
+
+
 def count_image_directions(
     pairs: Pairs,
     donors: Tensor,
@@ -162,7 +178,10 @@ def count_image_directions(
 
     donors, recipients, others: uint8 [n, h, w, 3]. Mixed images are clipped and rounded to bytes,
     as every image here is.
+
+    Raises InputError, with an estimate, where this takes more than 8 GiB of memory.
     """
+    _check_memory(donors, others)
     a, b, other = (x.flatten(1).double().numpy() for x in (donors, recipients, others))
 
     def run(values: np.ndarray) -> Embedded:

@@ -1,6 +1,7 @@
 """Whether one source is a compact latent: sufficiency, all others together, directions."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -16,6 +17,16 @@ from interp.atlas.record import Curve, SourceCompactness
 from interp.atlas.tables import bound
 from interp.errors import InputError
 from interp.interventions import Carrier, Effect, SourceEvidence
+
+# What is kept of one source's directions.
+_COUNTED = {
+    "width": int,
+    "pca": Curve,
+    "jacobian": Curve,
+    "n_fit": int,
+    "n_gradients": int,
+    "notes": tuple[str, ...],
+}
 
 
 def source_carriers(job: Job) -> list[Carrier]:
@@ -41,13 +52,19 @@ def others_label(job: Job, name: str) -> str | None:
 
 
 def count_image(job: Job) -> Curve:
-    """d_img on the pairs of the atlas."""
+    """d_img on the pairs of the atlas; undefined, with a warning, where it cannot be counted."""
+
+    read = functools.partial(decode, Curve)
 
     def make() -> Any:
         images = (job.donors, job.recipients, held_out_images(job))
         return encode(record_curve(count_image_directions(job.pairs, *images, job.attributes)))
 
-    return decode(Curve, keep_values(job.folder, "image-directions", make))
+    try:
+        return read(keep_values(job.folder, "image-directions", make, read))
+    except InputError as error:
+        job.warnings.append(f"directions of images are not counted, d_img is unknown: {error}")
+        return Curve(None, 0, None, ())
 
 
 def held_out_images(job: Job) -> Tensor:
@@ -118,7 +135,15 @@ def _count(job: Job, name: str, effect: Effect) -> dict[str, Any]:
         return {**none, "notes": [f"{name} is {why}: no directions are counted."]}
     if not job.model.differentiable:
         return {**none, "notes": [f"{job.model.name} has no gradient: no directions are counted."]}
-    return keep_values(job.folder, f"directions-{name}", lambda: _count_latents(job))
+    kept = f"directions-{name}"
+    return keep_values(job.folder, kept, lambda: _count_latents(job), _check_counted)
+
+
+def _check_counted(values: Any) -> None:
+    """Refuse what `_count_latents` never writes."""
+    wanted = {name: decode(kind, values[name], name) for name, kind in _COUNTED.items()}
+    if set(values) != set(wanted):
+        raise InputError(f"directions hold {sorted(values)}, not {sorted(wanted)}")
 
 
 def _count_latents(job: Job) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -52,10 +53,11 @@ def measure_deviations(
     if place is None:
         return {}
     name = f"deviations-{len(carriers)}-{donor.seed}-{recipient.seed}"
+    read = partial(decode, Deviations)
     values = keep_values(
-        job.folder, name, lambda: encode(_measure(job, place, (donor, recipient), carriers))
+        job.folder, name, lambda: encode(_measure(job, place, (donor, recipient), carriers)), read
     )
-    return decode(Deviations, values)
+    return read(values)
 
 
 def _measure(

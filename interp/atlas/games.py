@@ -62,6 +62,7 @@ def play_parts(
             folder,
             f"{name}-{start}-{stop}",
             lambda start=start, stop=stop: _play(model, players, arms, (start, stop), cut),
+            _KEPT,
         )
         moments.append(found["moments"])
         about = found
@@ -73,6 +74,10 @@ def play_parts(
         np.concatenate(moments, axis=1),
         about["orders"] if about["orders"].size else None,
     )
+
+
+# Arrays of one batch of a game, as `_play` names them.
+_KEPT = ("layers", "attributes", "role", "subsets", "moments", "orders")
 
 
 def _play(

@@ -15,6 +15,7 @@ from interp.atlas.games import (
     take_rows,
 )
 from interp.atlas.job import Job
+from interp.atlas.parts import recipe_hash
 from interp.atlas.record import Interval, KindRow, LayerStudy
 from interp.atlas.tables import (
     cells,
@@ -123,8 +124,10 @@ def _play_twin(
     job: Job, players: Sequence[Carrier], make_twin: MakeTwin, seed: int
 ) -> Specialization:
     twin = make_twin(seed)
+    # Another maker's twin of the same seed is another network.
+    name = f"twin-{seed}-{recipe_hash(twin.identity()['components'])}"
     try:
-        game = play_parts(twin, players, _fewer(job, twin), folder=job.folder, name=f"twin-{seed}")
+        game = play_parts(twin, players, _fewer(job, twin), folder=job.folder, name=name)
     except InputError as error:
         job.warnings.append(f"untrained twin {seed} is left out: {error}")
         return Specialization(None, None, None, None, job.sizes.twin_pairs)

@@ -3,13 +3,14 @@
 import hashlib
 import io
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
 from interp.errors import InputError
+from interp.interventions.scan_parts import read_arrays, write_whole
 
 T = TypeVar("T")
 
@@ -21,21 +22,22 @@ def recipe_hash(values: Mapping[str, Any]) -> str:
 
 
 def keep_arrays(
-    folder: Path | None, name: str, make: Callable[[], dict[str, np.ndarray]]
+    folder: Path | None,
+    name: str,
+    make: Callable[[], dict[str, np.ndarray]],
+    needed: Sequence[str] = (),
 ) -> dict[str, np.ndarray]:
-    """Return the arrays of a part: those on disk, else made now and written.
+    """Return the arrays of a part: those on disk, else (absent or damaged) made and written.
 
-    Raises InputError for a part that cannot be read; deleting it makes it anew.
+    needed: names that a whole part has.
+    Raises InputError where the part cannot be written.
     """
     if folder is None:
         return make()
     path = folder / f"{name}.npz"
-    if path.exists():
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                return {key: file[key] for key in file.files}
-        except (OSError, ValueError, KeyError, EOFError) as error:
-            raise InputError(f"{path} cannot be read ({error}); delete it to go on") from error
+    found = read_arrays(path)
+    if found is not None and set(needed) <= set(found):
+        return found
     arrays = make()
     data = io.BytesIO()
     np.savez(data, **arrays)  # pyright: ignore
@@ -43,26 +45,32 @@ def keep_arrays(
     return arrays
 
 
-def keep_values(folder: Path | None, name: str, make: Callable[[], T]) -> T:
-    """Return the JSON values of a part: those on disk, else made now and written.
+def keep_values(
+    folder: Path | None, name: str, make: Callable[[], T], read: Callable[[Any], Any] | None = None
+) -> T:
+    """Return the JSON values of a part: those on disk, else (absent or damaged) made and written.
 
-    Raises InputError for a part that cannot be read; deleting it makes it anew.
+    read: what reads the values later, called as a trial; values that it cannot read are damaged.
+    Raises InputError where the part cannot be written.
     """
     if folder is None:
         return make()
     path = folder / f"{name}.json"
-    if path.exists():
-        try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise InputError(f"{path} cannot be read ({error}); delete it to go on") from error
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if read is not None:
+            read(values)
+        return values
+    except (OSError, ValueError, TypeError, KeyError, RecursionError, InputError):
+        pass
     values = make()
     _write(path, json.dumps(values).encode())
     return values
 
 
 def _write(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_bytes(data)
-    partial.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make {path.parent} ({error}); give another folder") from error
+    write_whole(path, data)
