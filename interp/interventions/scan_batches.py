@@ -132,8 +132,16 @@ def fits(job: Job, arrays: Arrays | None, batch: int, carrier: Carrier | None) -
     """Whether a part that was read is one of this scan."""
     if arrays is None:
         return False
-    found = {name: len(value) for name, value in arrays.items() if np.ndim(value)}
-    return found == expected_arrays(job, batch, carrier)
+    rows = {name: len(value) if value.ndim else None for name, value in arrays.items()}
+    if rows != expected_arrays(job, batch, carrier):
+        return False
+    pictures = [value for name, value in arrays.items() if name.endswith(".images")]
+    tables = [value for name, value in arrays.items() if not name.endswith(".images")]
+    return (
+        all(value.shape[3:] == (3,) and value.dtype == np.uint8 for value in pictures)
+        and len({value.shape[1:] for value in pictures}) == 1
+        and all(value.ndim == 2 and value.dtype == np.float64 for value in tables)
+    )
 
 
 def check_pairs(job: Job, least: int, pair: Sequence[int] | None, embedded: bool = True) -> None:

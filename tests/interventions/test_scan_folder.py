@@ -1,11 +1,14 @@
 """The folder of a scan: what stands in it may be cut short, altered or of something else."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from interp.errors import InputError
+from interp.interventions.scan_batches import Job, fits
 from interp.interventions.scan_parts import open_folder, part_path, read_part, write_part
 
 RECIPE = {"format": 1, "attribute color": [0.5, 0.25]}
@@ -45,3 +48,27 @@ def test_every_flipped_bit_of_a_part_leaves_it_whole_or_absent(tmp_path, monkeyp
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 9]) + whole[at + 1 :])
         found = read_part(tmp_path, 0)
         assert found is None or all(isinstance(value, np.ndarray) for value in found.values())
+
+
+OTHER = {
+    "rows for pictures": {"donor.images": np.zeros((2, 3), np.uint8)},
+    "gray pictures": {"donor.images": np.zeros((2, 4, 4, 1), np.uint8)},
+    "pictures of floats": {"donor.images": np.zeros((2, 4, 4, 3))},
+    "pictures of two sizes": {"donor.images": np.zeros((2, 8, 4, 3), np.uint8)},
+    "embeddings of one number": {"donor.0": np.zeros(3)},
+    "embeddings of whole numbers": {"donor.0": np.zeros((3, 5), int)},
+    "a number": {"donor.0": np.array(3.0)},
+    "one more": {"more": np.array(3.0)},
+}
+
+
+@pytest.mark.parametrize("case", OTHER)
+def test_a_part_of_other_shapes_is_not_one_of_the_scan(case):
+    images = torch.zeros(3, 4, 4, 3)
+    model: Any = None
+    job = Job(model, (), (), images, images, {"color": torch.mean}, 8, 2, 0)
+    sides = ("donor", "recipient")
+    part = {f"{side}.0": np.zeros((3, 5)) for side in sides}
+    part |= {f"{side}.images": np.zeros((2, 4, 4, 3), np.uint8) for side in sides}
+    assert fits(job, part, 0, None)
+    assert not fits(job, part | OTHER[case], 0, None)
