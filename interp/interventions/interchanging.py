@@ -10,14 +10,14 @@ from torch import Tensor
 from interp.errors import InputError
 from interp.interventions.carriers import Carrier, check_interchange
 from interp.interventions.effects import RESAMPLES, Effect, make_pairs, measure_effect
-from interp.interventions.reuse import reusing, run_plain
+from interp.interventions.reuse import Plain, reusing, run_both
 from interp.interventions.sources import Batch, mix_fields
 from interp.interventions.swapping import (
     Attribute,
+    Cache,
     embed_images,
     iterate_batches,
     push_carrier,
-    read_carriers,
     swap_carriers,
 )
 from interp.models import Generation, Model
@@ -38,6 +38,8 @@ class Interchange:
     are swapped, which have no such direction."""
     rerender: int
     """Largest pixel difference with the recipient's own carrier put back: 0, or all is void."""
+    in_full: int = 0
+    """Batches of which nothing was used again, because a module keeps a state."""
 
 
 def interchange(
@@ -51,10 +53,11 @@ def interchange(
 ) -> list[Interchange]:
     """Run donors, cache the carriers, and run the recipients with them in place.
 
-    Each batch of pairs costs 2 + 3 runs per carrier: donors and recipients once, and per carrier
-    the recipient's own values put back (a check), the donor's values, and rows moved by a random
-    direction of the norm of (donor - recipient) (a control for damage). The last two run only what
-    comes after the carrier's first edit. For many carriers, with a cost estimate and a folder, see
+    Each batch of pairs costs 3 + 3 runs per carrier: donors and recipients once, a check of reuse,
+    and per carrier the recipient's own values put back (a check), the donor's values, and rows
+    moved by a random direction of the norm of (donor - recipient) (a control for damage). The last
+    two run only what comes after the carrier's first edit, or all where the check of reuse found
+    modules that keep a state. For many carriers, with a cost estimate and a folder, see
     `scan`.
 
     Args:
@@ -79,30 +82,37 @@ def interchange(
     chosen = [carriers] if isinstance(carriers, Carrier) else list(carriers)
     roles = check_interchange(model, chosen, donor, recipient)
     parts: list[list[tuple[Tensor, ...]]] = [[] for _ in chosen]
-    for batch in iterate_batches(model, donor, recipient, batch_size):
-        for part, images in zip(parts, _swap_batch(model, chosen, batch, seed), strict=True):
+    in_full = 0
+    names = tuple(dict.fromkeys(name for carrier in chosen for name in carrier.points))
+    for start, one, other in iterate_batches(model, donor, recipient, batch_size):
+        ran = run_both(model, names, chosen, (one, other), start // batch_size)
+        in_full += ran[2].stateful
+        batch = (start, one, other)
+        for part, images in zip(parts, _swap_batch(model, chosen, batch, ran, seed), strict=True):
             part.append(images)
     found = []
     for carrier, role, part in zip(chosen, roles, parts, strict=True):
         a, b, same, swapped, *rest = (torch.cat(column) for column in zip(*part, strict=True))
         worst = int((same.int() - b.int()).abs().max())
         random = rest[0] if rest else None
-        found.append(Interchange(carrier, role, a, b, swapped, random, worst))
+        found.append(Interchange(carrier, role, a, b, swapped, random, worst, in_full))
     return found
 
 
 def _swap_batch(
-    model: Model, carriers: Sequence[Carrier], batch: tuple[int, Batch, Batch], seed: int
+    model: Model,
+    carriers: Sequence[Carrier],
+    batch: tuple[int, Batch, Batch],
+    ran: tuple[Tensor, Cache, Plain],
+    seed: int,
 ) -> Iterator[tuple[Tensor, ...]]:
     """Donors, recipients, own values put back, swapped, and random where there is one, by carrier.
 
     What is put back runs from the start: it is the check.
     """
     start, one, other = batch
-    names = tuple(dict.fromkeys(name for carrier in carriers for name in carrier.points))
-    a, given = read_carriers(model, names, one)
-    plain = run_plain(model, names, carriers, other)
-    b, kept, _ = plain
+    a, given, plain = ran
+    b, kept = plain.images, plain.kept
     for carrier in carriers:
         same = swap_carriers(model, [carrier], kept, other)
         mixed = mix_fields(model, [carrier], one, other)

@@ -4,12 +4,13 @@ from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from interp.interventions.carriers import Carrier
 from interp.interventions.scheduling import select_calls
 from interp.interventions.sources import Batch
-from interp.interventions.swapping import Cache, read_carriers
+from interp.interventions.swapping import Cache, read_carriers, swap_carriers
 from interp.models import Model, Record, recording, replaying
 
 
@@ -20,6 +21,8 @@ class Plain(NamedTuple):
     kept: Cache
     record: Record | None
     """None where no later run can use it."""
+    stateful: bool = False
+    """Whether the check of reuse failed, so that every run of the batch is made in full."""
 
 
 def run_plain(
@@ -37,6 +40,48 @@ def run_plain(
     with recording(model, points, calls=calls) as record:
         images, kept = read_carriers(model, names, batch)
     return Plain(images, kept, record)
+
+
+def run_both(
+    model: Model,
+    names: Sequence[str],
+    carriers: Sequence[Carrier],
+    batches: tuple[Batch, Batch],
+    turn: int = 0,
+) -> tuple[Tensor, Cache, Plain]:
+    """Run recipients and donors once, and see whether the recipients' run can be used again.
+
+    The donors run last and leave their state in every module. Then one carrier has the recipients'
+    own values put back, with reuse: images other than the plain ones say that a module keeps what
+    a skipped run would have renewed, and nothing of this batch is used again.
+
+    Args:
+        model: the model.
+        names: points to read.
+        carriers: those whose edits will come.
+        batches: donors and recipients.
+        turn: which of the carriers of points is checked, counted round.
+
+    Returns:
+        The donors' images, their rows by (point, call), and the recipients' run.
+    """
+    one, other = batches
+    plain = run_plain(model, names, carriers, other)
+    donors, given = read_carriers(model, names, one)
+    if plain.record is None:
+        return donors, given, plain
+    carrier = pick_checked(carriers, turn)
+    with reusing(model, plain, [carrier]):
+        again = swap_carriers(model, [carrier], plain.kept, other)
+    if not torch.equal(again, plain.images):
+        plain = plain._replace(record=None, stateful=True)
+    return donors, given, plain
+
+
+def pick_checked(carriers: Sequence[Carrier], turn: int) -> Carrier:
+    """The carrier at which `run_both` checks reuse."""
+    bare = [carrier for carrier in carriers if carrier.points and not carrier.fields]
+    return bare[turn % len(bare)]
 
 
 @contextmanager

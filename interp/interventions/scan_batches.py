@@ -9,7 +9,8 @@ from torch import Tensor
 
 from interp.errors import InputError
 from interp.interventions.carriers import Carrier
-from interp.interventions.reuse import Plain, reusing, run_plain
+from interp.interventions.numbers import check_whole
+from interp.interventions.reuse import Plain, reusing, run_both
 from interp.interventions.scan_parts import Arrays
 from interp.interventions.sources import Batch, mix_fields
 from interp.interventions.swapping import (
@@ -19,7 +20,6 @@ from interp.interventions.swapping import (
     embed_images,
     iterate_batches,
     push_carrier,
-    read_carriers,
     swap_carriers,
 )
 from interp.models import Generation, Model
@@ -77,8 +77,8 @@ def open_batch(
 ) -> Opened:
     """Run donors and recipients once, and keep what the carriers need."""
     names = tuple(dict.fromkeys(name for carrier in carriers for name in carrier.points))
-    donors, given = read_carriers(job.model, names, one)
-    return Opened(start, one, other, donors, given, run_plain(job.model, names, carriers, other))
+    turn = start // job.batch_size
+    return Opened(start, one, other, *run_both(job.model, names, carriers, (one, other), turn))
 
 
 def make_base(job: Job, opened: Opened) -> Arrays:
@@ -87,7 +87,7 @@ def make_base(job: Job, opened: Opened) -> Arrays:
     Raises:
         InputError: putting them back changes a row or a pixel, so that nothing can be measured.
     """
-    images, kept, _ = opened.plain
+    images, kept = opened.plain.images, opened.plain.kept
     check_rerender(job.model, job.carriers, kept, opened.other, images)
     return {
         **_embedded(job, "donor", opened.donors, opened.start),
@@ -159,5 +159,6 @@ def check_pairs(job: Job, least: int, pair: Sequence[int] | None, embedded: bool
         raise InputError(f"carriers of one name: {twice[:4]}; name them apart")
     if embedded and not job.attributes:
         raise InputError("no attribute: give one or more, as make_attributes builds them")
+    check_whole("seed", job.seed, 0)
     if job.batch_size < 1 or job.images < 0:
         raise InputError(f"batch_size {job.batch_size} and images {job.images}: >= 1 and >= 0")

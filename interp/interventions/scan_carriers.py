@@ -124,6 +124,7 @@ class _Parts:
         self.rank, self.world = place
         self.held: dict[int, Arrays] = {}
         self.recomputed: list[str] = []
+        self.in_full = 0
 
     def places(self) -> Iterator[tuple[int, int, int | None]]:
         """Number, batch and carrier (None: donors and recipients) of every part."""
@@ -186,6 +187,7 @@ def _fill_batch(
     # The check of a batch is over all carriers.
     needed = range(len(job.carriers)) if left.base else left.carriers
     opened = open_batch(job, *batch, [job.carriers[i] for i in needed])
+    store.in_full += opened.plain.stateful
     first = left.batch * job.stride
     if left.base:
         base = make_base(job, opened)
@@ -210,7 +212,7 @@ def _gather(
     missing = sum(part is None for part in parts.values())
     again = tuple(store.recomputed)
     if missing:
-        return Scan({}, {}, {}, None, None, {}, len(parts), missing, again)
+        return Scan({}, {}, {}, None, None, {}, len(parts), missing, again, store.in_full)
     if store.out is not None:
         sweep(store.out)
 
@@ -236,7 +238,8 @@ def _gather(
         {c.label: shown(i, "random") for i, c in enumerate(job.carriers) if not c.fields},
     )
     tau = {label: _transfer(pairs, values) for label, values in swapped.items()}
-    return Scan(effects, random, tau, pictures, pairs, swapped, len(parts), 0, again)
+    found = (effects, random, tau, pictures, pairs, swapped)
+    return Scan(*found, len(parts), 0, again, store.in_full)
 
 
 def _measure(

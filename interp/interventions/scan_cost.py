@@ -39,8 +39,9 @@ def estimate_scan(
     """Say what a scan of these carriers costs in one process: one run of one batch at most.
 
     A carrier of points costs two runs per batch (the swap and the random control), one of sources
-    costs one, donors and recipients three. An edit at call c and block l runs only what lies after
-    it. Seconds are those of a timed run of the first batch, times each carrier's share of it.
+    costs one, donors and recipients three, and the check of reuse one. An edit at call c and block
+    l runs only what lies after it. Seconds are those of a timed run of the first batch, times each
+    carrier's share of it.
 
     Args:
         model, carriers, donor, recipient, batch_size: as in `scan`.
@@ -70,8 +71,10 @@ def measure_cost(job: Job, todo: Sequence[Todo], *, probe: bool) -> Cost:
     per_run = n_calls * len(blocks)
     runs, blocks_left = 0, 0.0
     for one in todo:
-        runs += 2 + one.base + sum(_runs_of(job.carriers[i]) for i in one.carriers)
-        parts = [_runs_of(job.carriers[i]) * shares[i] for i in one.carriers]
+        checked = _checked(job, one)
+        runs += 2 + one.base + len(checked) + sum(_runs_of(job.carriers[i]) for i in one.carriers)
+        parts = [shares[i] for i in checked]
+        parts += [_runs_of(job.carriers[i]) * shares[i] for i in one.carriers]
         blocks_left += per_run * (2 + one.base + sum(parts))
     return Cost(
         n_carriers=len(job.carriers),
@@ -88,6 +91,13 @@ def measure_cost(job: Job, todo: Sequence[Todo], *, probe: bool) -> Cost:
 def _runs_of(carrier: Carrier) -> int:
     # Sources have no random direction of equal norm.
     return 1 if carrier.fields else 2
+
+
+def _checked(job: Job, one: Todo) -> list[int]:
+    """The carrier at which reuse is checked in a batch, if any has points."""
+    every = range(len(job.carriers)) if one.base else one.carriers
+    bare = [i for i in every if job.carriers[i].points and not job.carriers[i].fields]
+    return bare[one.batch % len(bare) :][:1] if bare else []
 
 
 def _list_blocks(model: Model, batch: Batch) -> dict[str, int]:
@@ -119,7 +129,7 @@ def _time(job: Job, todo: Sequence[Todo], other: Batch) -> float:
     model, carriers = job.model, job.carriers
     names = tuple(dict.fromkeys(name for carrier in carriers for name in carrier.points))
     begin = time.perf_counter()
-    images, _, record = run_plain(model, names, carriers, other)
+    images, _, record, _ = run_plain(model, names, carriers, other)
     run = time.perf_counter() - begin
     begin = time.perf_counter()
     embed_images(images, job.attributes)
@@ -134,7 +144,12 @@ def _time(job: Job, todo: Sequence[Todo], other: Batch) -> float:
     seconds = 0.0
     for one in todo:
         rows = min(job.batch_size, job.n - one.batch * job.batch_size)
-        spent = (2 + one.base) * run + 2 * one.base * embed + sum(each[i] for i in one.carriers)
+        replayed = sum(share(carriers[i]) for i in _checked(job, one))
+        spent = (
+            (2 + one.base + replayed) * run
+            + 2 * one.base * embed
+            + sum(each[i] for i in one.carriers)
+        )
         seconds += spent * rows / len(images)
     return seconds
 

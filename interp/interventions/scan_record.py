@@ -76,6 +76,8 @@ class Scan:
     """Parts that other processes have still to make; call again when they are done."""
     recomputed: tuple[str, ...]
     """Files of this folder that were damaged and made again."""
+    in_full: int = 0
+    """Batches of which this process used nothing again, because a module keeps a state."""
 
     @property
     def complete(self) -> bool:

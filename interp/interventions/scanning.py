@@ -1,5 +1,6 @@
 """Layers of a real model as a game: every subset of carriers swapped, donors run once."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -10,7 +11,7 @@ from interp.errors import InputError
 from interp.interventions.carriers import Carrier, check_interchange
 from interp.interventions.effects import Embedded, make_pairs
 from interp.interventions.layers import ORDERS, Game, play
-from interp.interventions.reuse import Plain, reusing, run_plain
+from interp.interventions.reuse import Plain, reusing, run_both
 from interp.interventions.sources import Batch, mix_fields
 from interp.interventions.swapping import (
     Attribute,
@@ -18,7 +19,6 @@ from interp.interventions.swapping import (
     check_rerender,
     embed_images,
     iterate_batches,
-    read_carriers,
     swap_carriers,
 )
 from interp.models import Generation, Model
@@ -81,7 +81,8 @@ def play_carriers(
 
     role = "descendant" if "descendant" in roles else "write"
     options = {"n_orders": n_orders, "interactions": interactions, "seed": seed}
-    return play(pairs, swap, labels, role=role, **options)
+    game = play(pairs, swap, labels, role=role, **options)
+    return dataclasses.replace(game, in_full=sum(plain.stateful for *_, plain in cached))
 
 
 def _prepare(
@@ -97,11 +98,15 @@ def _prepare(
     """
     names = tuple(dict.fromkeys(name for carrier in layers for name in carrier.points))
     cached, donors, recipients = [], [], []
-    for _, one, other in iterate_batches(model, donor, recipient, batch_size):
-        a, given = read_carriers(model, names, one)
-        plain = run_plain(model, names, layers, other)
+    for start, one, other in iterate_batches(model, donor, recipient, batch_size):
+        turn = start // batch_size
+        a, given, plain = run_both(model, names, layers, (one, other), turn)
         check_rerender(model, layers, plain.kept, other, plain.images)
         cached.append((one, other, given, plain._replace(kept={})))
         donors.append(a)
         recipients.append(plain.images)
+    if any(plain.stateful for *_, plain in cached):
+        # What one batch shows of the network holds for all.
+        full = {"record": None, "stateful": True}
+        cached = [(*rest, plain._replace(**full)) for *rest, plain in cached]
     return cached, torch.cat(donors), torch.cat(recipients)

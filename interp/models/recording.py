@@ -128,6 +128,8 @@ def recording(
 
     Kept are the outputs of the root at all calls, and at `calls` those of the outermost modules
     that end before one of `points` can be edited: copies, in memory until the record is dropped.
+    Modules that write to their arguments, draw from a global generator or set an attribute of
+    theirs leave more behind than an output: they are not kept, and always run.
 
         with recording(model, ["mid_block.resnets.1"], calls=[7]) as record:
             plain = model.generate(batch)
@@ -242,6 +244,10 @@ class _Recorder:
         self.place = 0
         self.counts = Counter[tuple[int, str]]()
         self.starts, self.stops = _ports(record)
+        self.inside = {
+            path: tuple(module.modules())
+            for path, module in modules_around(record.model, record.names).items()
+        }
 
     @contextmanager
     def recording(self, batch: Any) -> Iterator[None]:
@@ -271,6 +277,7 @@ class _Recorder:
         enter = self._now()
         index = self._start(page, path)
         given = [(t, _version(t)) for t in tensors_in((args, kwargs))]
+        state = self._state(path)
         self.open.append((page, index))
         begin, lost = self._now(), self.lost
         self.lost += begin - enter
@@ -278,7 +285,8 @@ class _Recorder:
         end = self._now()
         self.open.pop()
         self._stop(page, index, end - begin - (self.lost - lost - (begin - enter)))
-        if self._page() is page and _is_function(given, output):
+        unchanged = self._page() is page and _are_same(state, self._state(path))
+        if unchanged and _is_function(given, output):
             try:
                 page.outputs[index] = copied(output)
             except Opaque:
@@ -316,6 +324,11 @@ class _Recorder:
             page.events.setdefault(name, self.place)
         self.place += 1
 
+    def _state(self, path: str) -> list[Any]:
+        """What a run can leave behind beside its output: random states, attributes of modules."""
+        attributes = [value for module in self.inside[path] for value in vars(module).values()]
+        return [*_random_states(self.record.model.device), *attributes]
+
     def _now(self) -> float:
         device = self.record.model.device
         if device.type == "cpu":
@@ -351,6 +364,25 @@ def _is_function(given: list[tuple[Tensor, int]], output: Any) -> bool:
         return False
     storages = {t.untyped_storage().data_ptr() for t, _ in given}
     return all(t.untyped_storage().data_ptr() not in storages for t in tensors_in(output))
+
+
+def _random_states(device: torch.device) -> list[Any]:
+    """States of the global generators that a module may draw from."""
+    states: list[Any] = [torch.get_rng_state().numpy().tobytes()]
+    if device.type == "cuda":
+        states.append(torch.cuda.get_rng_state(device).numpy().tobytes())
+    return states
+
+
+def _are_same(before: list[Any], after: list[Any]) -> bool:
+    """Whether a state is what it was: the same objects, or equal plain values."""
+    if len(before) != len(after):
+        return False
+    plain = (bytes, str, bool, int, float)
+    return all(
+        x is y or (type(x) is type(y) and type(x) in plain and x == y)
+        for x, y in zip(before, after, strict=True)
+    )
 
 
 def _drop_unneeded(record: Record) -> None:

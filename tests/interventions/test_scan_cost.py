@@ -30,14 +30,14 @@ def test_the_cost_counts_runs_and_the_blocks_that_reuse_leaves(unet, carriers):
         estimate_scan(unet, [one], DONOR, RECIPIENT, batch_size=8, probe=False)
         for one in (block, early, late)
     ]
-    assert [cost.runs for cost in costs] == [10, 10, 10]
+    assert [cost.runs for cost in costs] == [12, 12, 12]
     assert {cost.seconds for cost in costs} == {None}
-    blocks = costs[0].block_runs // 20
-    assert costs[0].block_runs == 20 * blocks
+    blocks = costs[0].block_runs // 24
+    assert costs[0].block_runs == 24 * blocks
     whole, first, second = (cost.block_runs_left for cost in costs)
     assert whole == first < costs[0].block_runs
-    # Of four edited runs, each is without the first of two calls.
-    assert first - second == 4 * blocks
+    # Four edited runs and two checks of reuse are each without the first of two calls.
+    assert first - second == 6 * blocks
     source = estimate_scan(unet, carriers[:1], DONOR, RECIPIENT, batch_size=8, probe=False)
     assert (source.runs, source.n_parts) == (8, 4)
     assert source.block_runs_left == source.block_runs
