@@ -77,7 +77,7 @@ class Answer:
     reason: str
     smallest_effect: float | None = None
     """Undecided: the smallest value that this many pairs could have shown. None: not a matter of
-    numbers."""
+    numbers, or no value could."""
     pairs_needed: int | None = None
     """Undecided: pairs that would decide it if the values stayed. None: no number would."""
 
@@ -118,12 +118,14 @@ def load_rule() -> Rule:
         values["compact"]["keep"],
         specialized["shares_agree_within"],
         specialized["excess_level"],
+        *values["compact"]["least_pairs"],
     )
-    code = (LEVEL, KEEP, AGREE, EXCESS_LEVEL)
+    least = values["compact"]["sufficiency_lower_at_least"]
+    code = (LEVEL, KEEP, AGREE, EXCESS_LEVEL, *(_least_pairs(least, n) for n in (1, 2)))
     if file != code:
         raise InputError(
-            f"{RULE_FILE.name} says level, keep, agreement, excess level = {file}, the code "
-            f"computes with {code}"
+            f"{RULE_FILE.name} says level, keep, agreement, excess level, least pairs of one and "
+            f"of two sources = {file}, the code computes with {code}"
         )
     return Rule(values, hashlib.sha256(data).hexdigest())
 
@@ -205,12 +207,24 @@ def _both(answers: Sequence[bool | None]) -> bool | None:
     return None if any(answer is None for answer in answers) else True
 
 
+def _least_pairs(sufficiency: float, n_tests: int) -> int:
+    """Pairs that all succeed with a chance of (1 - level) / n_tests where each does with S.
+
+    n = ln((1 - level) / n_tests) / ln S. With fewer, swaps that work wholly or not at all may show
+    no failure though S is too small, and a bootstrap of equal pairs has no width.
+    """
+    return math.ceil(math.log((1 - LEVEL) / n_tests) / math.log(sufficiency))
+
+
 def _judge(one: SourceEvidence, rule: dict[str, Any]) -> tuple[bool | None, str]:
     """Whether a source is compact and sufficient, and what was seen."""
     s = one.effect.sufficiency
     least, most = rule["sufficiency_lower_at_least"], rule["other_sources_upper_at_most"]
     enough = True if s.lower >= least else False if s.upper < least else None
     said = f"{one.effect.carrier}: S = {_three(s.value)} [{_three(s.lower)}, {_three(s.upper)}]"
+    if enough and one.effect.n_pairs < (needed := _least_pairs(least, one.effect.n_tests)):
+        enough = None
+        said += f" of only {one.effect.n_pairs} pairs, where {needed} could show a failure"
     alone: bool | None = True
     if one.others is not None:
         o = one.others.largest
@@ -256,11 +270,21 @@ def _decide_compact(sources: Sequence[SourceEvidence], rule: dict[str, Any]) -> 
     best = max(open_ones, key=lambda one: one.effect.sufficiency.value)
     s, least = best.effect.sufficiency, rule["sufficiency_lower_at_least"]
     if s.lower >= least:
-        # Sufficiency is settled: what is open is the other sources, or the two bases.
-        return Answer("undecided", said, *_open_others(best, rule))
+        # What is open is the number of pairs, the other sources, or the two bases.
+        value, needed = _open_others(best, rule)
+        return Answer("undecided", said, value, _raise_to_least(best, needed, least))
     half = s.value - s.lower if s.value >= least else s.upper - s.value
     needed = _needed(best.effect.n_pairs, half, abs(s.value - least))
     return Answer("undecided", said, least + s.value - s.lower, needed)
+
+
+def _raise_to_least(best: SourceEvidence, needed: int | None, sufficiency: float) -> int | None:
+    """The pairs needed, or what the rule asks for where only their number is open."""
+    pairs = _least_pairs(sufficiency, best.effect.n_tests)
+    fits = [_fits(basis, best.image) for basis in (best.pca, best.jacobian)]
+    if best.effect.n_pairs >= pairs:
+        return needed
+    return max(pairs, needed or 0) if fits == [True, True] else None
 
 
 def _open_others(best: SourceEvidence, rule: dict[str, Any]) -> tuple[float | None, int | None]:

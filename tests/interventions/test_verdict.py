@@ -114,9 +114,23 @@ def test_a_rule_that_differs_from_the_code_is_refused(tmp_path, monkeypatch):
     changed.write_text(json.dumps(values))
     monkeypatch.setattr(verdicts, "RULE_FILE", changed)
     with pytest.raises(
-        InputError, match=r"rule.json says level, keep, agreement, excess level = \(0.9"
+        InputError, match=r"rule.json says level, keep, agreement, excess level.* = \(0.9"
     ):
         load_rule()
+
+
+@pytest.mark.parametrize(("n_tests", "needed"), [(1, 29), (2, 36)])
+def test_pairs_too_few_to_show_a_failure_are_undecided(n_tests, needed):
+    # Every pair's swap works, as it does in .8^12 = 7 % of samples of 12 where S is .8.
+    source = _source(1.0, 1.0, 1.0, n_tests=n_tests)
+    for n, answer in ((12, "undecided"), (needed - 1, "undecided"), (needed, "yes")):
+        effect = dataclasses.replace(source.effect, n_pairs=n)
+        found = _decide([dataclasses.replace(source, effect=effect)]).compact
+        assert found.answer == answer
+        assert found.pairs_needed == (needed if answer == "undecided" else None)
+    effect = dataclasses.replace(source.effect, n_pairs=12)
+    few = dataclasses.replace(source, effect=effect, pca=MANY)
+    assert _decide([few]).compact.pairs_needed is None
 
 
 @pytest.mark.parametrize(
