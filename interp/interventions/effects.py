@@ -127,7 +127,13 @@ def make_pairs(
     shapes = _check_embedded(donor, "donor", None)
     _check_embedded(recipient, "recipient", shapes)
     n = next(iter(shapes.values()))[0]
-    _check_embedded(reference, "reference", {k: (-1, d) for k, (_, d) in shapes.items()})
+    others = _check_embedded(reference, "reference", {k: (-1, d) for k, (_, d) in shapes.items()})
+    fewest = min(rows for rows, _ in others.values())
+    if fewest < 2:
+        raise InputError(
+            f"{fewest} reference images: their mean is the origin of each attribute; give 2 or "
+            "more, at best as many as there are pairs"
+        )
     names = list(range(n)) if pair is None else list(pair)
     if len(names) != n:
         raise InputError(f"pair has {len(names)} entries for {n} rows")

@@ -46,6 +46,14 @@ def test_what_moves_is_found_and_what_does_not_is_not():
     assert found.rows == holm_effects({e.carrier: e for e in effects}).rows
 
 
+def test_moments_that_are_not_finite_are_no_evidence():
+    (effect,) = _effects(12, 0, [(0.0, 0.0)])
+    assert effect.moments is not None
+    broken = replace(effect, moments=np.full_like(effect.moments, np.nan))
+    with pytest.raises(InputError, match="the moments of 'c0' hold NaN"):
+        holm_effects([broken])
+
+
 def test_a_bound_asks_for_more_than_any_movement():
     effects = _effects(60, 0, [(0.6, 0.3)], spread=0.1)
     assert len(holm_effects(effects).found) == 2

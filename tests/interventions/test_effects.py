@@ -26,6 +26,13 @@ def _mix(x, y, f):
     return {name: f(x[name], y[name]) for name in x}
 
 
+@pytest.mark.parametrize("m", [0, 1])
+def test_an_origin_of_fewer_than_two_reference_images_is_refused(m):
+    a, b = _images(12, 0), _images(12, 1)
+    with pytest.raises(InputError, match=f"{m} reference images"):
+        make_pairs(a, b, reference={name: rows[:m] for name, rows in a.items()})
+
+
 def test_shares_are_those_of_least_squares():
     a, b, c, reference = (_images(31, seed) for seed in range(4))
     pairs = make_pairs(a, b, reference=reference)
@@ -115,7 +122,7 @@ def test_noise_seeds_are_nested_in_their_pair():
 
 def test_the_bootstrap_interval_has_the_sampling_error():
     a, b, e = _images(200, 0), _images(200, 1), _images(200, 5)
-    pairs = make_pairs(a, b, reference={name: np.zeros((1, x.shape[1])) for name, x in a.items()})
+    pairs = make_pairs(a, b, reference={name: np.zeros((2, x.shape[1])) for name, x in a.items()})
     swapped = {name: 0.5 * a[name] + e[name] for name in a}
     for row, d in zip(
         measure_effect(pairs, swapped, carrier="c").attributes.values(), (3, 5), strict=True
