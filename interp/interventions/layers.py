@@ -19,6 +19,7 @@ from interp.interventions.effects import (
     make_moments,
     solve_shares,
 )
+from interp.interventions.numbers import check_whole
 from interp.stats import student_quantile
 
 # Up to this many layers all 2^L subsets are run and the Shapley share has no Monte Carlo error.
@@ -52,6 +53,8 @@ class Game:
     """[subsets, n_pairs, k, 6]."""
     orders: np.ndarray | None
     """[n_orders, L], random orders of a Monte Carlo Shapley share; None: exact."""
+    in_full: int = 0
+    """Batches of which nothing was used again, because a module keeps a state."""
 
     @property
     def n_pairs(self) -> int:
@@ -109,7 +112,11 @@ class Specialization:
 
 @dataclass(frozen=True)
 class Excess:
-    """Specialization of a model beyond its twins, with a 99 % interval."""
+    """Specialization of a model beyond its twins, with an interval of 99 % for a normal law.
+
+    Where that law is exponential, 5 twins put the lower bound of one more draw of it above 0 in
+    3.3 % of samples, not in .5 %.
+    """
 
     value: float | None
     low: float | None
@@ -145,6 +152,7 @@ def play(
     Raises:
         InputError: fewer than two layers or orders, an unknown role, or embeddings that do not fit.
     """
+    check_whole("seed", seed, 0)
     n = len(layers)
     if n < 2 or n_orders < 2 or role not in ("write", "descendant"):
         raise InputError(
@@ -328,6 +336,7 @@ def measure_specialization(
     if len(shapes) != 1:
         raise InputError(f"{len(games)} games of {len(shapes)} kinds: give games of equal layers")
     n_pairs = games[0].n_pairs
+    check_whole("seed", seed, 0)
     half = np.random.default_rng([seed, 2]).permutation(n_pairs) % 2
     weights = draw_pairs(n_pairs, n_resamples, seed, half)
     maps = [_shapley_map(g).mean(0) for g in games]
