@@ -11,9 +11,11 @@ from interp.interventions import (
     make_pairs,
     measure_effect,
     measure_layers,
+    measure_specialization,
     play,
     play_carriers,
     put_latents,
+    scan,
 )
 from interp.interventions.swapping import embed_images
 from interp.models import Generation
@@ -62,14 +64,19 @@ def test_a_number_below_its_bound_is_refused(pairs, options, message):
     if "n_tests" in options:
         return
     game = play(pairs, lambda chosen: pairs.recipient, ["a", "b"])
-    with pytest.raises(InputError, match=message):
-        measure_layers(game, **options)
+    for measure in (measure_layers, measure_specialization):
+        with pytest.raises(InputError, match=message):
+            measure(game, **options)
 
 
-def test_random_directions_of_a_seed_below_zero_are_refused():
+def test_random_directions_of_a_seed_below_zero_are_refused(pairs):
     model, _ = make_toy()
     with pytest.raises(InputError, match="seed = -1: a whole number from 0 on"):
         interchange(model, Carrier(("hidden",)), DONOR, RECIPIENT, seed=-1)
+    with pytest.raises(InputError, match="seed = -1: a whole number from 0 on"):
+        play(pairs, lambda chosen: pairs.recipient, list("abcdefgh"), seed=-1)
+    with pytest.raises(InputError, match="seed = -1: a whole number from 0 on"):
+        scan(model, [Carrier(("hidden",))], DONOR, RECIPIENT, ATTRIBUTE, IMAGES, seed=-1)
 
 
 @pytest.mark.parametrize(
