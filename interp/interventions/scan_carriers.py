@@ -279,7 +279,7 @@ def describe_scan(job: Job, origin: Mapping[str, np.ndarray], reference: Tensor)
     """Everything that decides the parts of a scan, as flat JSON values."""
     identity = job.model.identity()
     found: dict[str, Any] = {
-        "format": 1,
+        "format": 2,
         "model.family": identity["family"],
         "model.dtype": identity["dtype"],
         "model.weights": identity["components"],
@@ -298,10 +298,23 @@ def describe_scan(job: Job, origin: Mapping[str, np.ndarray], reference: Tensor)
         else:
             found[f"{side}.images"] = digest(source.cpu().numpy())
     for name, rows in origin.items():
-        found[f"attribute {name}"] = [rows.shape[1], *rows.mean(0)[:8].tolist()]
+        found[f"attribute {name}"] = _summarize(rows)
     for i, carrier in enumerate(job.carriers):
         found[f"carrier {i}"] = _describe(job, carrier)
     return found
+
+
+def _summarize(rows: np.ndarray) -> list[float]:
+    """Tell attributes apart by the reference rows: width, root mean square, random projections.
+
+    The projections of single rows and their second moments, not their means, which attributes that
+    are centered on the reference images have at 0.
+    """
+    width = rows.shape[1]
+    draws = np.random.default_rng(width).standard_normal((width, 4)) / max(width, 1) ** 0.5
+    seen = rows.astype(np.float64) @ draws
+    moments = np.sqrt((seen**2).mean(0))
+    return [width, float(np.sqrt((rows**2).mean())), *moments.tolist(), *seen[:4].ravel().tolist()]
 
 
 def _describe(job: Job, carrier: Carrier) -> dict[str, Any]:
