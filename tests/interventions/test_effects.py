@@ -187,3 +187,14 @@ def test_donors_that_equal_their_recipients_are_refused():
         transfer_ratio(a["a"], a["a"], a["a"])
     with pytest.raises(InputError, match="shapes differ"):
         transfer_ratio(a["a"], a["b"], a["a"])
+
+
+def test_corrected_bounds_have_draws_beyond_them():
+    a, b, noise = (_images(24, seed) for seed in range(3))
+    pairs = make_pairs(a, b, reference=_images(37, 9))
+    swapped = {name: 0.5 * a[name] + 0.5 * b[name] + noise[name] for name in a}
+    few, many = (
+        measure_effect(pairs, swapped, carrier="c", n_tests=20, n_resamples=n) for n in (20, 8000)
+    )
+    # 10 / (.05 / 20 / 2) = 8000: fewer draws are not taken.
+    assert (few.sufficiency, few.largest) == (many.sufficiency, many.largest)
