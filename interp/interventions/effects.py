@@ -304,6 +304,7 @@ def measure_effect(
     moments = make_moments(pairs, swapped)
     point = solve_shares(moments.sum(0))
     needed = math.ceil(_BEYOND * n_tests * len(pairs.donor) / (1 - LEVEL) - 1e-6)
+    check_whole("n_resamples", n_resamples, 2)
     weights = draw_pairs(pairs.n_pairs, max(n_resamples, needed), seed)
     drawn = solve_shares(np.tensordot(weights, moments, 1))
     tail = (1 - LEVEL) / 2

@@ -234,21 +234,6 @@ def test_other_weights_and_other_attributes_are_another_scan(
         scan(unet, carriers, *sides, brighter, reference, **options)
 
 
-def test_attributes_that_are_centered_on_the_reference_are_told_apart(gan, tmp_path):
-    reference = gan.generate(replace(CODES[0], seed=500).batch(0, 12))
-    rows = reference.double().flatten(1) / 255
-
-    def centered(part):
-        return {"pixels": lambda x: (x.double().flatten(1) / 255 - rows.mean(0))[:, part]}
-
-    job = (gan, [Carrier(("w",))], *CODES)
-    scan(*job, centered(slice(0, 4)), reference, out=tmp_path, n_resamples=20)
-    again = scan(*job, centered(slice(0, 4)), reference, out=tmp_path, n_resamples=20)
-    assert again.complete
-    with pytest.raises(InputError, match="attribute pixels was"):
-        scan(*job, centered(slice(4, 8)), reference, out=tmp_path, n_resamples=20)
-
-
 def _work(rank, world, folder, kill_after=0):
     """One process of a sharded scan, as a program; it kills itself after some parts."""
     code = f"""
@@ -409,8 +394,5 @@ def test_parts_hold_float64_and_the_first_images(done):
     assert part is not None
     assert part["swapped.0"].dtype == np.float64
     # Two batches of 8 and 4 rows, of which 9 keep their images.
-    assert [len(part[name]) for name in ("swapped.1", "swapped.images", "random.images")] == [
-        4,
-        1,
-        1,
-    ]
+    names = ("swapped.1", "swapped.images", "random.images")
+    assert [len(part[name]) for name in names] == [4, 1, 1]

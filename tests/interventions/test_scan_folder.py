@@ -8,8 +8,11 @@ import pytest
 import torch
 
 from interp.errors import InputError
+from interp.interventions import Carrier, scan
 from interp.interventions.scan_batches import Job, fits
 from interp.interventions.scan_parts import open_folder, part_path, read_part, write_part
+from interp.models import Generation
+from tests.interventions import networks
 
 RECIPE = {"format": 1, "attribute color": [0.5, 0.25]}
 
@@ -72,3 +75,20 @@ def test_a_part_of_other_shapes_is_not_one_of_the_scan(case):
     part |= {f"{side}.images": np.zeros((2, 4, 4, 3), np.uint8) for side in sides}
     assert fits(job, part, 0, None)
     assert not fits(job, part | OTHER[case], 0, None)
+
+
+def test_attributes_that_are_centered_on_the_reference_are_told_apart(tmp_path):
+    gan = networks.zoo("gan")
+    codes = Generation(n=12, seed=0), Generation(n=12, seed=100)
+    reference = gan.generate(Generation(n=12, seed=500).batch(0, 12))
+    rows = reference.double().flatten(1) / 255
+
+    def centered(part):
+        return {"pixels": lambda x: (x.double().flatten(1) / 255 - rows.mean(0))[:, part]}
+
+    job = (gan, [Carrier(("w",))], *codes)
+    scan(*job, centered(slice(0, 4)), reference, out=tmp_path, n_resamples=20)
+    again = scan(*job, centered(slice(0, 4)), reference, out=tmp_path, n_resamples=20)
+    assert again.complete
+    with pytest.raises(InputError, match="attribute pixels was"):
+        scan(*job, centered(slice(4, 8)), reference, out=tmp_path, n_resamples=20)
