@@ -158,16 +158,20 @@ class Handler(SimpleHTTPRequestHandler):
             raise Refusal(400, str(error)) from error
         if not self.desk.busy.acquire(blocking=False):
             raise Refusal(429, "another picture is being made: ask again when it is done")
+        picture, failed = b"", None
         try:
             picture = encode_picture(live.render(request))
         except InterpError as error:
             raise Refusal(400, str(error)) from error
         except Exception as error:
-            self._send_json(500, {"error": f"the model failed: {type(error).__name__}: {error}"})
-            raise
+            failed = error
         finally:
+            # Before the answer, so that who has it may ask again at once.
             self.desk.busy.release()
-        self._send(200, picture, "image/png")
+        if failed is None:
+            return self._send(200, picture, "image/png")
+        self._send_json(500, {"error": f"the model failed: {type(failed).__name__}: {failed}"})
+        raise failed
 
     def _check_token(self) -> None:
         given = self.headers.get("X-Interp-Token", "")
