@@ -1,1 +1,1 @@
-"""What decides an image, in every generator of the box?"""
+"""What decides an image, in generators of the box?"""

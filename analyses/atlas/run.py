@@ -1,4 +1,4 @@
-"""What decides an image, in every generator of the box? One atlas each, and a table of all.
+"""What decides an image, in generators of the box? One atlas each, and a table of all.
 
 Run from the repository root; a run that was stopped goes on from its parts:
 
@@ -77,7 +77,9 @@ def _answer(verdict: dict | None, which: str) -> str:
 def _interval(value: dict | None) -> str:
     if value is None or value["value"] is None:
         return "undefined"
-    return f"{value['value']:.2f} [{value['low']:.2f}, {value['high']:.2f}]"
+    # No "-0.00".
+    point, low, high = (round(value[key], 2) + 0.0 for key in ("value", "low", "high"))
+    return f"{point:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def _stars(curve: dict | None) -> str:
