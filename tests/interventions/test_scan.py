@@ -263,10 +263,10 @@ print(found.missing, found.n_parts)
 def test_a_killed_process_and_two_ranks_end_in_the_bytes_of_one(unet, tmp_path):
     alone = _work(0, 1, tmp_path / "one")
     killed = _work(0, 2, tmp_path / "two", kill_after=2)
-    other = _work(1, 2, tmp_path / "two")
-    assert alone.communicate()[0].split() == ["0", "10"]
     killed.communicate()
     assert killed.returncode == -signal.SIGKILL
+    other = _work(1, 2, tmp_path / "two")
+    assert alone.communicate()[0].split() == ["0", "10"]
     left = int(other.communicate()[0].split()[0])
     # Even parts are those of rank 0, which made two before it was killed.
     assert left == 3
