@@ -27,12 +27,14 @@ def run_controls() -> Controls:
     return check_controls()
 
 
-def judge(sources: Sequence[SourceEvidence], shares: LayerShares, excess: Excess) -> VerdictRecord:
+def judge(
+    sources: Sequence[SourceEvidence], shares: LayerShares, excess: Excess, bands: Excess
+) -> VerdictRecord:
     """Decide by the committed rule; the planted controls run first, or have run in this process.
 
     Raises InputError as `interp.interventions.decide`: no verdict without passing controls.
     """
-    return record_verdict(decide(sources, shares, excess, controls=run_controls()))
+    return record_verdict(decide(sources, shares, excess, bands, controls=run_controls()))
 
 
 def record_verdict(verdict: Verdict) -> VerdictRecord:

@@ -2,8 +2,10 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
+import torch
 
 from interp.atlas.games import (
     Arms,
@@ -35,9 +37,11 @@ from interp.interventions import (
     compare_twins,
     embed_images,
     list_carriers,
+    make_pairs,
     measure_effect,
     measure_layers,
     measure_specialization,
+    play_bands,
 )
 from interp.models import Model
 
@@ -45,12 +49,19 @@ from interp.models import Model
 _TRIES = 2
 
 
-def share_labor(job: Job, make_twin: MakeTwin) -> tuple[LayerStudy, LayerShares, Excess]:
-    """Play the stages of the writes, on the model, its twins and its wiring twin.
+class Labor(NamedTuple):
+    """The study, and what the rule takes of it."""
 
-    Returns the study, and the shares and the excess as the rule takes them (undefined where swaps
-    move too few of the twins).
-    """
+    study: LayerStudy
+    shares: LayerShares
+    excess: Excess
+    """Over untrained twins; undefined where swaps move too few of them."""
+    bands: Excess
+    """Over band twins."""
+
+
+def share_labor(job: Job, make_twin: MakeTwin) -> Labor:
+    """Play the stages of the writes, on the model, its twins of both kinds and its wiring twin."""
     players = merge_players(job.stages, job.sizes.players)
     with job.clock.stage(f"{2 ** len(players) - 1} subsets of {len(players)} stages"):
         game = play_parts(job.model, players, _arms(job), folder=job.folder, name="stages")
@@ -58,6 +69,9 @@ def share_labor(job: Job, make_twin: MakeTwin) -> tuple[LayerStudy, LayerShares,
     with job.clock.stage(f"the same on {job.config.twins} untrained twins"):
         twins = _play_twins(job, players, make_twin)
     excess = _compare(job, own, twins)
+    with job.clock.stage(f"the same on {job.config.twins} band twins of the images"):
+        banded = _play_bands(job, players)
+    bands = compare_twins(own, banded)
     wiring = {}
     if find_skips(job.model):
         with job.clock.stage("the same with the skips cut"):
@@ -75,14 +89,20 @@ def share_labor(job: Job, make_twin: MakeTwin) -> tuple[LayerStudy, LayerShares,
         over_steps=over,
         twins=tuple(one.value for one in twins),
         excess=excess_interval(excess),
+        band_twins=tuple(one.value for one in banded),
+        band_excess=excess_interval(bands),
         wiring=wiring,
         notes=_notes(job, shares),
     )
-    return study, shares, excess
+    return Labor(study, shares, excess, bands)
 
 
 def _notes(job: Job, shares: LayerShares) -> tuple[str, ...]:
-    few = f"Twins and the wiring twin have {job.sizes.twin_pairs} pairs each."
+    few = (
+        f"Twins and the wiring twin have {job.sizes.twin_pairs} pairs each. Band twins deal out the "
+        "frequencies of the images by the grids that stages write on: what is not beyond them is "
+        "explained by sizes alone."
+    )
     odd = [
         f"{name}: {kind}"
         for name, kind in zip(shares.attributes, shares.kinds, strict=True)
@@ -144,7 +164,35 @@ def _compare(job: Job, own: Specialization, twins: Sequence[Specialization]) -> 
         "the others is decided by other sources, and specialization beyond twins is undefined."
     )
     values = tuple(one.value for one in defined if one.value is not None)
-    return Excess(None, None, None, None, values, own.n_pairs)
+    return Excess(None, None, None, None, values, own.n_pairs, len(twins))
+
+
+def _play_bands(job: Job, players: Sequence[Carrier]) -> list[Specialization]:
+    """Specialization of stages that differ in nothing but the grids they write on."""
+    n = job.sizes.twin_pairs
+    arms = _arms(job)
+    sides = [images[:n] for images in (job.donors, job.recipients)]
+    embedded = [embed_images(images, arms.attributes) for images in (*sides, job.reference)]
+    pairs = make_pairs(embedded[0], embedded[1], reference=embedded[2])
+    grids = {one.label: [_find_grid(job.model, name) for name in one.points] for one in players}
+
+    def embed(pixels: np.ndarray) -> dict[str, np.ndarray]:
+        images = torch.as_tensor(pixels.round().clip(0, 255).astype(np.uint8))
+        return embed_images(images, arms.attributes)
+
+    games = (
+        play_bands(pairs, *(side.numpy() for side in sides), grids, embed, seed=seed)
+        for seed in range(1, job.config.twins + 1)
+    )
+    return [measure_specialization(game, n_resamples=2) for game in games]
+
+
+def _find_grid(model: Model, name: str) -> tuple[int, ...]:
+    """The grid that a write ends up on; () where it has none, as that of a vector."""
+    point = model.points[name]
+    # A style has no grid of its own, but the layer that it modulates has.
+    owner = model.points.get(point.module, point)
+    return point.grid or owner.grid
 
 
 def _cut(job: Job, players: Sequence[Carrier]) -> Interval:

@@ -165,7 +165,11 @@ class LayerStudy:
     twins: tuple[float | None, ...] = ()
     """Specialization of the same network with other fresh weights."""
     excess: Interval | None = None
-    """Specialization beyond the twins, 99 % interval."""
+    """Specialization beyond these, 99 % interval."""
+    band_twins: tuple[float | None, ...] = ()
+    """Specialization where frequencies of the images are dealt out by the grids of the players."""
+    band_excess: Interval | None = None
+    """Specialization beyond these, 99 % interval."""
     wiring: dict[str, Interval] = field(default_factory=dict)
     """Specialization of the wiring twins, by name: skips cut, random subspaces."""
     notes: tuple[str, ...] = ()

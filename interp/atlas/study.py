@@ -13,7 +13,7 @@ from interp.atlas.deviations import measure_deviations
 from interp.atlas.games import merge_players, remember
 from interp.atlas.job import Clock, Job, Tiles
 from interp.atlas.judging import judge, record_check, run_controls
-from interp.atlas.labor import ablate_kinds, list_kinds, share_kinds, share_labor
+from interp.atlas.labor import Labor, ablate_kinds, list_kinds, share_kinds, share_labor
 from interp.atlas.pairing import Drawn, draw_recipes, settle_recipe, warn_of_texts
 from interp.atlas.parts import recipe_hash
 from interp.atlas.public import public_protocol
@@ -47,8 +47,6 @@ from interp.atlas.words import ATTRIBUTES, NOT_MEASURED, scope_of, seed_sentence
 from interp.errors import InputError
 from interp.interventions import (
     Carrier,
-    Excess,
-    LayerShares,
     Pairs,
     SourceEvidence,
     embed_images,
@@ -81,8 +79,8 @@ def atlas(
     """Measure what each carrier of a model decides, and judge it by the committed rule.
 
     Sources, stages of writes, kinds of modules and block outputs are swapped between disjoint pairs
-    of images; stages play all subsets, alone, within step windows, on untrained twins and with the
-    skips cut; directions of the sources are counted. The planted controls run first: without them
+    of images; stages play all subsets, alone, within step windows, on untrained twins, on band twins of
+    the images and with the skips cut; directions of the sources are counted. The planted controls run first: without them
     passing there is no verdict.
 
     Args:
@@ -233,8 +231,7 @@ class _Parts(NamedTuple):
     evidence: list[SourceEvidence]
     compactness: list[SourceCompactness]
     image: Curve
-    shares: LayerShares
-    excess: Excess
+    labor: Labor
 
 
 def _measure(job: Job, make_twin: MakeTwin) -> _Parts:
@@ -259,14 +256,14 @@ def _measure(job: Job, make_twin: MakeTwin) -> _Parts:
     with clock.stage("directions of the sources and of images"):
         image = count_image(job)
         evidence, compactness = weigh_sources(job, found.effects, image)
-    study, shares, excess = share_labor(job, make_twin)
-    layers, ablated = [study], []
+    labor = share_labor(job, make_twin)
+    layers, ablated = [labor.study], []
     if kinds:
         with clock.stage("kinds of modules: all subsets, and mean ablation"):
             layers.append(share_kinds(job, kinds))
             tiles = {row.name: row.images for row in rows if row.arm == side.name}
             ablated = ablate_kinds(job, kinds, found.effects, tiles)
-    return _Parts(arms, rows, maps, layers, ablated, evidence, compactness, image, shares, excess)
+    return _Parts(arms, rows, maps, layers, ablated, evidence, compactness, image, labor)
 
 
 def _measure_shared(job: Job) -> tuple[list[Arm], list[CarrierRow]]:
@@ -296,7 +293,7 @@ def _varied(job: Job) -> list[Carrier]:
 def _judge(job: Job, parts: _Parts) -> VerdictRecord | None:
     """The verdict; where the rule lacks something, a warning in its place."""
     try:
-        return judge(parts.evidence, parts.shares, parts.excess)
+        return judge(parts.evidence, *parts.labor[1:])
     except InputError as error:
         job.warnings.append(f"no verdict: {error}")
         return None

@@ -136,7 +136,7 @@ def interactions_figure(atlas: Any, attribute: str, which: int = 0) -> "go.Figur
 
 
 def specialization_figure(atlas: Any, which: int = 0) -> "go.Figure":
-    """Return the specialization of the layers beside that of its twins, and the excess over them.
+    """Return the specialization of the layers beside that of twins, and the excess over each kind.
 
     which: number of the study in `atlas.layers`. Raises InputError for none such.
     """
@@ -152,20 +152,19 @@ def specialization_figure(atlas: Any, which: int = 0) -> "go.Figure":
     names = [name if known(one.value) else f"{name}: undefined" for name, one, *_ in rows]
     for i, (name, one, color, symbol) in enumerate(rows):
         _dot(figure, i, one, escape(name), {"color": color, "symbol": symbol, "size": 11})
-    twins = [value for value in study.twins if value is not None]
-    if study.twins:
-        marker = {"color": ORANGE, "symbol": "line-ns-open", "size": 15, "line": {"width": 2}}
-        hover = "fresh weights: %{x:.3f}<extra></extra>"
-        at = [len(names)] * len(twins)
-        figure.add_scatter(x=twins, y=at, mode="markers", marker=marker, hovertemplate=hover)
-        counted = f"{len(twins)} of " if len(twins) < len(study.twins) else ""
-        names.append(f"{counted}{len(study.twins)} untrained twins")
-    if study.excess is not None:
-        marker = {"color": GREEN, "symbol": "diamond", "size": 12}
-        _dot(figure, len(names), study.excess, "excess over twins", marker)
-        names.append("excess over twins")
+    for kind, values, beyond in (
+        ("untrained", study.twins, study.excess),
+        ("band", study.band_twins, study.band_excess),
+    ):
+        if values:
+            names.append(_twins(figure, len(names), values, kind))
+        if beyond is not None:
+            marker = {"color": GREEN, "symbol": "diamond", "size": 12}
+            label = f"excess over {kind} twins"
+            _dot(figure, len(names), beyond, label, marker)
+            names.append(label if known(beyond.value) else f"{label}: undefined")
     figure.add_vline(x=0, line={"color": MUTED, "width": 1})
-    caption = made_from(atlas, "bars: 95 % bootstrap over pairs, 99 % for the excess; null: twins")
+    caption = made_from(atlas, "bars: 95 % bootstrap over pairs, 99 % for an excess; null: twins")
     title = f"Specialization: {escape(study.name)}"
     apply_theme(figure, title=title, caption=caption, height=170 + 38 * len(names))
     figure.update_xaxes(title="specialization (0 none, 1 full)", range=_span(rows, study))
@@ -178,11 +177,25 @@ def specialization_figure(atlas: Any, which: int = 0) -> "go.Figure":
     return figure
 
 
+def _twins(figure: Any, y: int, values: Sequence[float | None], kind: str) -> str:
+    """Draw twins on one line and return its label."""
+    found = [value for value in values if value is not None]
+    marker = {"color": ORANGE, "symbol": "line-ns-open", "size": 15, "line": {"width": 2}}
+    what = {"untrained": "fresh weights", "band": "another dealing of frequencies"}[kind]
+    hover = f"{what}: %{{x:.3f}}<extra></extra>"
+    figure.add_scatter(
+        x=found, y=[y] * len(found), mode="markers", marker=marker, hovertemplate=hover
+    )
+    counted = f"{len(found)} of " if len(found) < len(values) else ""
+    return f"{counted}{len(values)} {kind} twins"
+
+
 def _span(rows: Sequence[Any], study: Any) -> list[float]:
     """An axis no shorter than -.1 to .5, so that rounding errors do not look like findings."""
-    ones = [one for _, one, *_ in rows] + ([study.excess] if study.excess is not None else [])
+    excesses = [one for one in (study.excess, study.band_excess) if one is not None]
+    ones = [one for _, one, *_ in rows] + excesses
     found = [v for one in ones for v in (one.value, one.low, one.high) if known(v)]
-    found += [value for value in study.twins if known(value)]
+    found += [value for value in (*study.twins, *study.band_twins) if known(value)]
     return [min(-0.1, *found, 0.0) - 0.03, max(0.5, *found, 0.0) + 0.03]
 
 

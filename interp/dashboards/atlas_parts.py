@@ -31,8 +31,10 @@ QUESTIONS = {
     "specialized": (
         "Do layers divide the labor?",
         {
-            "yes": "Layers differ in what they decide, and more so than in untrained twins.",
-            "no": "Layers do not differ in what they decide more than in untrained twins.",
+            "yes": "Layers differ in what they decide, more so than in untrained twins and than "
+            "their sizes alone explain.",
+            "no": "Layers do not differ in what they decide more than in untrained twins, or than "
+            "their sizes alone explain.",
             "undecided": "These numbers settle neither yes nor no.",
         },
     ),

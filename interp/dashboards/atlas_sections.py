@@ -205,17 +205,28 @@ def specialization_part(atlas: Any, charts: Charts) -> Markup:
         return missing("No layers were played against each other in this run.")
     how = note(
         "How far layers differ in what they decide: 0 where all do alike, 1 where each has one "
-        "attribute. Networks with fresh weights differ too, by their wiring alone; the verdict is "
-        "about the excess over them."
+        "attribute. Layers of networks with fresh weights differ too, by wiring alone, and so do stages "
+        "that only deal out the images' frequencies by their grid sizes (band twins); the verdict is "
+        "about the excess over both."
     )
     figures, rows, notes = [], [], []
     for which, study in enumerate(atlas.layers):
         figures.append(charts.place(lambda i=which: layers.specialization_figure(atlas, i)))
-        twins = ", ".join(number(value) for value in study.twins) or "none"
-        cells = (study.specialization, study.given_step, study.over_steps, study.excess)
-        rows.append((study.name, *map(interval, cells), twins))
+        cells = (study.specialization, study.given_step, study.over_steps)
+        levels = [
+            (interval(beyond), ", ".join(map(number, values)) or "none")
+            for beyond, values in (
+                (study.excess, study.twins),
+                (study.band_excess, study.band_twins),
+            )
+        ]
+        rows.append((study.name, *map(interval, cells), *levels[0], *levels[1]))
         notes += [note(f"{study.name}: {text}") for text in study.notes]
-    headings = ("study", "model", "given the step", "over steps", "excess (99 %)", "twins")
+    headings = (
+        *("study", "model", "given the step", "over steps"),
+        *("excess over untrained twins (99 %)", "untrained twins"),
+        *("excess over band twins (99 %)", "band twins"),
+    )
     numbers = fold("Numbers", table(headings, rows, "Specialization"))
     return join(how, tag("div", figures, class_="row wide"), notes, numbers)
 

@@ -4,6 +4,7 @@ from interp.interventions.ablation import ABLATIONS, Ablation, AttributeChange, 
 from interp.interventions.attributes import ATTRIBUTES, join, make_attributes
 from interp.interventions.attributes_content import make_encoder
 from interp.interventions.attributes_pixels import Attribute, on_images
+from interp.interventions.bands import deal_frequencies, play_bands
 from interp.interventions.beside import substitute_beside
 from interp.interventions.boundaries import interfacegan, project_out
 from interp.interventions.carriers import Carrier
@@ -148,6 +149,7 @@ __all__ = [
     "class_log_prob",
     "collect_codes",
     "compare_twins",
+    "deal_frequencies",
     "decide",
     "direction_edits",
     "embed_images",
@@ -188,6 +190,7 @@ __all__ = [
     "off_distribution",
     "on_images",
     "play",
+    "play_bands",
     "play_carriers",
     "project_out",
     "put_latents",

@@ -124,8 +124,10 @@ class Excess:
     sampling: float | None
     """Half-width due to pairs alone: it falls with their number."""
     twins: tuple[float, ...]
-    """Specialization of each twin."""
+    """Specialization of each twin that moves images."""
     n_pairs: int
+    n_tried: int
+    """Twins that were played, also those that move nothing."""
 
 
 def play(
@@ -360,7 +362,7 @@ def _quantile(df: int) -> float:
 
 
 def compare_twins(model: Specialization, twins: Sequence[Specialization]) -> Excess:
-    """Specialization beyond twins: untrained copies, each of another initialization.
+    """Specialization beyond twins: untrained copies, or band twins, each of another seed.
 
     excess = m - mean(t); half-width = q sqrt(se^2 + s^2 (1 + 1 / T)), s the standard deviation of T
     twins, se the bootstrap error of m, q Student's 99.5 % quantile with T - 1 degrees of freedom:
@@ -376,10 +378,11 @@ def compare_twins(model: Specialization, twins: Sequence[Specialization]) -> Exc
             "know how much initializations differ"
         )
     if model.value is None or model.se is None:
-        return Excess(None, None, None, None, values, model.n_pairs)
+        return Excess(None, None, None, None, values, model.n_pairs, len(twins))
     t = len(values)
     quantile = _quantile(t - 1)
     spread = np.std(values, ddof=1) * math.sqrt(1 + 1 / t)
     excess = model.value - float(np.mean(values))
     half = quantile * math.hypot(model.se, spread)
-    return Excess(excess, excess - half, excess + half, quantile * model.se, values, model.n_pairs)
+    low, high, sampling = excess - half, excess + half, quantile * model.se
+    return Excess(excess, low, high, sampling, values, model.n_pairs, len(twins))

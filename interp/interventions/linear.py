@@ -1,15 +1,19 @@
 """Generators without training whose answer is known by construction: x = sum_k U_k a_k.
 
 U_k orthonormal, three attributes of four dimensions in 768, phi_k = U_k' x. They differ in how the
-code a = (a_1, a_2, a_3) comes from the sources. A twin has the same shape with random maps.
+code a = (a_1, a_2, a_3) comes from the sources; only P7's images are pictures with more in them
+than the code. A twin has the same shape with random maps.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
+
+from interp.interventions.bands import deal_frequencies
 
 ATTRIBUTES = ("content", "composition", "surface")
 WIDTH = 4
@@ -17,6 +21,9 @@ CODE = WIDTH * len(ATTRIBUTES)
 PIXELS = 768
 LAYERS = 6
 STEPS = 3
+# Colors and pixels of P7, and the grids that its layers write on, two of each.
+IMAGE = (3, 16, 16)
+GRIDS = ((4, 4), (4, 4), (8, 8), (8, 8), (16, 16), (16, 16))
 
 Values = Mapping[str, np.ndarray]
 # (number of a layer, its value) -> the value that goes on: its own, or a donor's.
@@ -43,7 +50,9 @@ class Generator:
     directions: np.ndarray
     """[768, 12] orthonormal columns, four for each attribute."""
     code: Callable[[Values, Visit], np.ndarray]
-    """Sources [n, width] -> a [n, 12]."""
+    """Sources [n, width] -> a [n, 12], or whole images where layers have grids."""
+    grids: tuple[tuple[int, int], ...] = ()
+    """Of each layer; (): its images are no pictures of anything."""
 
     def draw(self, n: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Draw the sources of n images."""
@@ -57,8 +66,8 @@ class Generator:
             seen[layer] = value if put is None else put.get(layer, value)
             return seen[layer]
 
-        code = self.code(values, visit)
-        return Run(code @ self.directions.T, seen)
+        made = self.code(values, visit)
+        return Run(made if self.grids else made @ self.directions.T, seen)
 
     def embed(self, images: Float[np.ndarray, "n 768"]) -> dict[str, np.ndarray]:
         """phi_k = U_k' x for each attribute."""
@@ -224,6 +233,68 @@ def make_noise_latent(seed: int, twin: bool = False) -> Generator:
 
     name = "noise as latent"
     return Generator(name, {"x_T": PIXELS}, _names(2), "write", _directions(rng), code)
+
+
+def make_bands(seed: int, twin: bool = False) -> Generator:
+    """P7: layers that differ only in the grid they write on; attribute k is seen mostly in band k.
+
+    Every layer adds waves of its own, with white coefficients, of its share of the frequencies of
+    its grid (`deal_frequencies`): one more draw of the law of band twins. Twin: shares of all
+    frequencies.
+    """
+    rng = np.random.default_rng([seed, 8, twin])
+    waves, frequencies = _waves()
+    bands = deal_frequencies([[grid] for grid in GRIDS[::2]], IMAGE[1:], seed=seed)
+    owners = deal_frequencies([[IMAGE[1:]]] * LAYERS, IMAGE[1:], seed=seed)
+    if not twin:
+        owners = deal_frequencies([[grid] for grid in GRIDS], IMAGE[1:], seed=seed)
+    own = [waves[owners.ravel()[frequencies] == i] for i in range(LAYERS)]
+    inside = [waves[bands.ravel()[frequencies] == k] for k in range(len(ATTRIBUTES))]
+    mixes = [rng.standard_normal((len(part) * IMAGE[0], WIDTH)) for part in inside]
+    pure = [
+        _draw_waves(np.linalg.qr(mix)[0].T, part) for mix, part in zip(mixes, inside, strict=True)
+    ]
+    # Turned about (1, 1, 1): 77 % of an attribute is seen in its own band.
+    directions = np.einsum("kj,jwp->kwp", _turn(35), np.stack(pure)).reshape(CODE, PIXELS).T
+
+    def code(values: Values, visit: Visit) -> np.ndarray:
+        images = np.zeros((len(values["u0"]), PIXELS))
+        for i, part in enumerate(own):
+            images += visit(i, _draw_waves(values[f"u{i}"], part))
+        return images
+
+    sources = {f"u{i}": len(part) * IMAGE[0] for i, part in enumerate(own)}
+    return Generator("bands", sources, _names(LAYERS), "write", directions, code, GRIDS)
+
+
+def _turn(degrees: float) -> Float[np.ndarray, "3 3"]:
+    """The rotation about (1, 1, 1)."""
+    angle = math.radians(degrees)
+    third = (1 - math.cos(angle)) / 3
+    side = math.sin(angle) / math.sqrt(3)
+    first = np.array([third + math.cos(angle), third - side, third + side])
+    return np.stack([np.roll(first, i) for i in range(3)])
+
+
+def _waves() -> tuple[Float[np.ndarray, "256 256"], Int[np.ndarray, " 256"]]:
+    """Orthonormal cosines and sines on the pixels of one color, and the frequency of each."""
+    h, w = IMAGE[1:]
+    down, across = np.divmod(np.arange(h * w), w)
+    found = []
+    for place in range(h * w):
+        fy, fx = divmod(place, w)
+        negative = (-fy % h) * w + -fx % w
+        phase = 2 * np.pi * (fy * down / h + fx * across / w)
+        # A frequency and its negative share a cosine and a sine.
+        wave = np.cos(phase) if place <= negative else np.sin(phase)
+        found.append(wave / np.linalg.norm(wave))
+    return np.stack(found), np.arange(h * w)
+
+
+def _draw_waves(values: np.ndarray, waves: np.ndarray) -> Float[np.ndarray, "n 768"]:
+    """Coefficients by color and wave to images."""
+    colors = values.reshape(len(values) * IMAGE[0], len(waves))
+    return (colors @ waves).reshape(len(values), PIXELS)
 
 
 def make_synergy(seed: int, twin: bool = False) -> Generator:

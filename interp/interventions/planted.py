@@ -9,6 +9,7 @@ import numpy as np
 
 from interp.errors import InputError
 from interp.interventions import linear
+from interp.interventions.bands import play_bands
 from interp.interventions.compactness import (
     Compactness,
     make_jacobian_basis,
@@ -56,6 +57,7 @@ PLANTED: dict[str, Callable[..., Generator]] = {
     "P4": linear.make_broad_by_time,
     "P5": linear.make_wiring,
     "P6": linear.make_noise_latent,
+    "P7": linear.make_bands,
     "synergy": linear.make_synergy,
 }
 
@@ -136,6 +138,27 @@ class Study:
         return compare_twins(self.specialization, found)
 
     @cached_property
+    def bands(self) -> Excess | None:
+        """Specialization beyond that of eight band twins; None without grids."""
+        if not self.generator.grids:
+            return None
+        images = [run.images[:TWIN_PAIRS] for run in self._runs[:2]]
+        sides = [one.reshape(-1, *linear.IMAGE).transpose(0, 2, 3, 1) for one in images]
+        grids = dict(zip(self.generator.layers, [[g] for g in self.generator.grids], strict=True))
+
+        def embed(images: np.ndarray) -> Embedded:
+            return self.generator.embed(images.transpose(0, 3, 1, 2).reshape(len(images), -1))
+
+        donor, recipient, other = map(self.generator.embed, (*images, self._runs[2].images))
+        pairs = make_pairs(donor, recipient, reference=other)
+        games = [
+            play_bands(pairs, sides[0], sides[1], grids, embed, seed=seed)
+            for seed in range(1, TWINS + 1)
+        ]
+        twins = [measure_specialization(game, n_resamples=2) for game in games]
+        return compare_twins(self.specialization, twins)
+
+    @cached_property
     def sources(self) -> list[SourceEvidence]:
         """What a verdict needs to know about each source."""
         names = list(self.generator.sources)
@@ -177,7 +200,7 @@ class Study:
     @cached_property
     def verdict(self) -> Verdict:
         """The verdict by the committed rule."""
-        return decide_unchecked(self.sources, self.shares, self.excess)
+        return decide_unchecked(self.sources, self.shares, self.excess, self.bands)
 
 
 def by_layer() -> tuple[tuple[int, ...], ...]:
@@ -193,7 +216,7 @@ def by_step() -> tuple[tuple[int, ...], ...]:
 def check_controls(names: Sequence[str] = (), *, seed: int = 0) -> Controls:
     """Run the planted controls and compare each stated number and verdict with its truth.
 
-    names: some of P1 .. P6, synergy and exact; empty: all, which a verdict needs. seed: 0 is the
+    names: some of P1 .. P7, synergy and exact; empty: all, which a verdict needs. seed: 0 is the
     committed one; a control is one draw, and at another seed P5 lies outside its 99 % interval with
     the chance that this has.
     Raises InputError for an unknown name.
@@ -295,26 +318,25 @@ def _check_time(seed: int) -> list[Check]:
         [Study("P4", seed, groups=tuple((i,) for i in group)).game for group in by_step()]
     )
     corner = "neither compact nor specialized: contradicts the dichotomy"
-    specialized = decide_unchecked(layers.sources, steps.shares, steps.excess).specialized
+    over = decide_unchecked(layers.sources, steps.shares, steps.excess, None)
     return [
         _near("P4", "specialization over layers", layers.specialization.value, 0, EXACT),
         _near("P4", "specialization over steps", steps.specialization.value, 1, EXACT),
         _near("P4", "specialization over layers given the step", given.value, 0, EXACT),
         _min_alpha(layers),
         *_verdicts(layers, "no", "no", corner),
-        _same("P4", "specialized over steps", specialized.answer, "yes"),
+        _same("P4", "specialized over steps", over.specialized.answer, "yes"),
     ]
 
 
 def _check_wiring(seed: int) -> list[Check]:
     study = Study("P5", seed)
     profile, raw = study.shares.shapley.mean(0), study.specialization
-    excess, answer = study.excess, study.verdict.specialized.answer
+    answer = study.verdict.specialized.answer
     uneven = float(profile.max() - profile.min()) > 0.2 and (raw.low or 0) > 0
-    covers = excess.low is not None and excess.high is not None and excess.low <= 0 <= excess.high
     return [
         _same("P5", "raw profile", "uneven" if uneven else "even", "uneven"),
-        _same("P5", "excess over twins", "covers 0" if covers else "excludes 0", "covers 0"),
+        _same("P5", "excess over twins", _where(study.excess), "covers 0"),
         _same("P5", "specialized", "yes" if answer == "yes" else "not yes", "not yes"),
     ]
 
@@ -331,6 +353,23 @@ def _check_noise(seed: int) -> list[Check]:
         _same("P6", "d* PCA", "hundreds" if hundreds else str(one.pca.d_star), "hundreds"),
         _same("P6", "compact", study.verdict.compact.answer, "undecided"),
     ]
+
+
+def _check_bands(seed: int) -> list[Check]:
+    study = Study("P7", seed)
+    answer = study.verdict.specialized.answer
+    words = [_where(excess) for excess in (study.excess, study.bands)]
+    return [
+        _same("P7", "excess over twins of all frequencies", words[0], "above 0"),
+        _same("P7", "excess over band twins", words[1], "covers 0"),
+        _same("P7", "specialized", "yes" if answer == "yes" else "not yes", "not yes"),
+    ]
+
+
+def _where(excess: Excess | None) -> str:
+    if excess is None or excess.low is None or excess.high is None:
+        return "undefined"
+    return "above 0" if excess.low > 0 else "below 0" if excess.high < 0 else "covers 0"
 
 
 def _check_synergy(seed: int) -> list[Check]:
@@ -376,6 +415,7 @@ _CHECKS: dict[str, Callable[[int], list[Check]]] = {
     "P4": _check_time,
     "P5": _check_wiring,
     "P6": _check_noise,
+    "P7": _check_bands,
     "synergy": _check_synergy,
     "exact": _check_ends,
 }

@@ -134,6 +134,7 @@ def decide(
     sources: Sequence[SourceEvidence],
     shares: LayerShares,
     excess: Excess,
+    bands: Excess | None,
     *,
     controls: Controls,
 ) -> Verdict:
@@ -142,7 +143,8 @@ def decide(
     Args:
         sources: one entry for every source of the model; descendants are refused.
         shares: of the layers, for whether they are additive.
-        excess: specialization of the same layers beyond twins.
+        excess: specialization of the same layers beyond untrained twins.
+        bands: beyond band twins (`play_bands`); None where layers have no grids, as without images.
         controls: what `check_controls()` returned in this process.
 
     Raises:
@@ -158,17 +160,20 @@ def decide(
             f"{', '.join(failed) or 'none, but the report is empty or of another rule'}; run "
             "check_controls()"
         )
-    return decide_unchecked(sources, shares, excess)
+    return decide_unchecked(sources, shares, excess, bands)
 
 
 def decide_unchecked(
-    sources: Sequence[SourceEvidence], shares: LayerShares, excess: Excess
+    sources: Sequence[SourceEvidence],
+    shares: LayerShares,
+    excess: Excess,
+    bands: Excess | None,
 ) -> Verdict:
     """`decide` for the planted controls themselves, which cannot wait for their own passing."""
     rule = load_rule()
     _check_sources(sources)
     compact = _decide_compact(sources, rule.values["compact"])
-    specialized = _decide_specialized(shares, excess, rule.values["specialized"])
+    specialized = _decide_specialized(shares, (excess, bands), rule.values["specialized"])
     key = f"compact {compact.answer}, specialized {specialized.answer}"
     corner = rule.values["corners"].get(key, "undecided")
     return Verdict(compact, specialized, corner, rule.sha256)
@@ -301,23 +306,25 @@ def _needed(n: int, half: float, distance: float) -> int | None:
     return math.ceil(n * (half / distance) ** 2) if distance > 0 else None
 
 
-def _decide_specialized(shares: LayerShares, excess: Excess, rule: dict[str, Any]) -> Answer:
+def _decide_specialized(
+    shares: LayerShares, levels: tuple[Excess, Excess | None], rule: dict[str, Any]
+) -> Answer:
     kinds = sorted(set(shares.kinds))
     said = f"shares over {len(shares.layers)} layers are {' and '.join(kinds)}"
-    few = len(excess.twins) < rule["minimum_twins"]
-    if excess.value is None or excess.low is None or excess.high is None:
-        why = "the total share is near 0, no specialization"
-        if few:
-            why = f"swaps move {len(excess.twins)} of its twins: specialization has no level"
-        return Answer("undecided", f"{said}; {why}")
-    if few:
-        raise InputError(
-            f"{len(excess.twins)} twins: the rule asks for {rule['minimum_twins']} initializations "
-            "whose specialization is defined"
-        )
-    said += f"; excess over {len(excess.twins)} twins {_three(excess.value)}"
-    said += f" [{_three(excess.low)}, {_three(excess.high)}]"
-    above = excess.low > rule["excess_lower_above"]
+    beyond, missing = _find_levels(*levels, rule["minimum_twins"])
+    if missing:
+        return Answer("undecided", f"{said}; {missing}")
+    said += "".join(
+        f"; excess over {len(one.twins)} {name} {_three(one.value or 0)} "
+        f"[{_three(one.low or 0)}, {_three(one.high or 0)}]"
+        for name, one in beyond.items()
+    )
+    if len(beyond) < sum(one is not None for one in levels):
+        said += f"; swaps move none of {levels[0].n_tried} untrained twins"
+    # The level that is hardest to exceed decides.
+    least = min(beyond.values(), key=lambda one: one.low or 0)
+    lows, highs = zip(*((one.low, one.high) for one in beyond.values()), strict=True)
+    above = min(lows) > rule["excess_lower_above"]
     if above and shares.role == "descendant":
         return Answer("undecided", f"{said}, but the layers are graph cuts, which support no claim")
     if above and "undecided" not in kinds and kinds != ["additive"]:
@@ -328,10 +335,41 @@ def _decide_specialized(shares: LayerShares, excess: Excess, rule: dict[str, Any
         return Answer("undecided", said, *_open_gap(shares))
     if not set(kinds) <= set(rule["no_if_shares_are"]):
         return Answer("undecided", f"{said}, so there are no shares to compare")
-    if excess.high <= rule["no_if_excess_upper_at_most"]:
+    if min(highs) <= rule["no_if_excess_upper_at_most"]:
         return Answer("no", said)
-    half = excess.high - excess.value
-    return Answer("undecided", said, half, _pairs_for(excess, half))
+    half = (least.high or 0) - (least.value or 0)
+    return Answer("undecided", said, half, _pairs_for(least, half))
+
+
+def _find_levels(
+    untrained: Excess, bands: Excess | None, minimum: int
+) -> tuple[dict[str, Excess], str]:
+    """The excesses that decide, by the kind of twin; or what is missing.
+
+    Untrained twins of which swaps move none say that untrained wiring explains nothing of what
+    swaps do: there, band twins are the only level.
+    """
+    given = {"untrained twins": untrained}
+    given |= {} if bands is None else {"band twins": bands}
+    for name, one in given.items():
+        if one.value is None:
+            continue
+        if len(one.twins) < minimum:
+            raise InputError(
+                f"{len(one.twins)} {name}: the rule asks for {minimum} whose specialization is "
+                "defined"
+            )
+    found = {name: one for name, one in given.items() if one.value is not None}
+    still = not untrained.twins and untrained.n_tried >= minimum
+    if len(found) == len(given) or (still and "band twins" in found):
+        return found, ""
+    # An excess over enough twins is undefined where that of the model itself is.
+    if len(untrained.twins) < minimum and (bands is None or bands.value is not None):
+        return {}, (
+            f"swaps move {len(untrained.twins)} of {untrained.n_tried} untrained twins: "
+            "specialization has no level"
+        )
+    return {}, "the total share is near 0, no specialization"
 
 
 def _open_gap(shares: LayerShares) -> tuple[float, int | None]:

@@ -192,6 +192,8 @@ def _study(decides: bool, name: str) -> LayerStudy:
         over_steps=_around(0.2),
         twins=(0.2, 0.25, None, 0.3, 0.22, 0.28) if decides else (),
         excess=_around(0.05, 0.07) if decides else None,
+        band_twins=(0.1, 0.12, 0.11, 0.15, 0.09) if decides else (),
+        band_excess=_around(0.18, 0.06) if decides else None,
         wiring={"skips cut": _around(0.02)} if decides else {},
         notes=("Twins have 20 pairs each.",),
     )

@@ -94,8 +94,10 @@ def test_a_layer_has_no_interaction_with_itself(made):
 
 def test_twins_stand_beside_the_model_and_undefined_ones_are_left_out(made):
     figure = specialization_figure(made)
-    (twins,) = [trace for trace in figure.data if trace.marker.symbol == "line-ns-open"]
+    twins, bands = [trace for trace in figure.data if trace.marker.symbol == "line-ns-open"]
     assert list(twins.x) == [0.2, 0.25, 0.3, 0.22, 0.28]
+    assert list(bands.x) == [0.1, 0.12, 0.11, 0.15, 0.09]
+    assert "5 band twins" in figure.layout.yaxis.ticktext
     assert "5 of 6<br>untrained twins" in figure.layout.yaxis.ticktext
     assert figure.layout.xaxis.range[0] <= -0.1
     assert figure.layout.xaxis.range[1] >= 0.5

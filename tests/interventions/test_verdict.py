@@ -68,14 +68,15 @@ def _shares(kind="additive", role="write", gap=0.02):
 
 
 def _excess(value=0.5, half=0.1, sampling=0.05, twins=5):
-    return Excess(value, value - half, value + half, sampling, (0.1,) * twins, 100)
+    return Excess(value, value - half, value + half, sampling, (0.1,) * twins, 100, twins)
 
 
-def _decide(sources=None, shares=None, excess=None, controls=None):
+def _decide(sources=None, shares=None, excess=None, controls=None, bands=None):
     return decide(
         sources or [_source()],
         shares or _shares(),
         excess or _excess(),
+        bands,
         controls=controls or _controls(),
     )
 
@@ -200,7 +201,7 @@ def test_only_sources_decide_about_a_compact_latent():
     with pytest.raises(InputError, match="pass n_tests=2"):
         _decide([_source(others=_effect(0, 0, 0)), _source(others=_effect(0, 0, 0))])
     with pytest.raises(InputError, match="no source was tested"):
-        decide([], _shares(), _excess(), controls=_controls())
+        decide([], _shares(), _excess(), None, controls=_controls())
 
 
 @pytest.mark.parametrize("kind", ["redundant", "synergistic", "mixed"])
@@ -241,11 +242,11 @@ def test_kinds_that_noise_leaves_open_say_how_many_pairs():
 
 
 def test_no_total_no_specialization_and_too_few_twins():
-    nothing = Excess(None, None, None, None, (0.1,) * 5, 100)
+    nothing = Excess(None, None, None, None, (0.1,) * 5, 100, 5)
     answer = _decide(excess=nothing).specialized
     assert answer.answer == "undecided"
     assert "total share is near 0" in answer.reason
-    with pytest.raises(InputError, match="4 twins: the rule asks for 5"):
+    with pytest.raises(InputError, match="4 untrained twins: the rule asks for 5"):
         _decide(excess=_excess(twins=4))
 
 
@@ -273,7 +274,37 @@ def test_a_point_is_a_source_a_write_or_a_descendant(name, stream, kind, role):
 
 
 def test_without_a_level_of_twins_specialization_is_undecided():
-    none = Excess(None, None, None, None, (), 40)
+    none = Excess(None, None, None, None, (), 40, 5)
     answer = _decide([_source()], excess=none).specialized
     assert answer.answer == "undecided"
-    assert "swaps move 0 of its twins" in answer.reason
+    assert "swaps move 0 of 5 untrained twins" in answer.reason
+
+
+def test_both_kinds_of_twins_have_to_be_exceeded():
+    wide, near = _excess(), _excess(0.0, 0.05)
+    assert _decide(excess=wide, bands=wide).specialized.answer == "yes"
+    for one, other in ((wide, near), (near, wide)):
+        assert _decide(excess=one, bands=other).specialized.answer == "no"
+    open_one = _excess(0.2, 0.25, 0.2)
+    answer = _decide(excess=wide, bands=open_one).specialized
+    assert answer.answer == "undecided"
+    assert answer.smallest_effect == pytest.approx(0.25)
+    assert "excess over 5 band twins 0.200 [-0.050, 0.450]" in answer.reason
+
+
+def test_band_twins_decide_alone_where_nothing_moves_untrained_ones():
+    still = Excess(None, None, None, None, (), 40, 5)
+    answer = _decide(excess=still, bands=_excess()).specialized
+    assert answer.answer == "yes"
+    assert "swaps move none of 5 untrained twins" in answer.reason
+    assert _decide(excess=still, bands=_excess(0.0, 0.05)).specialized.answer == "no"
+    # Two that move are too few to be a level, and too many to be left out.
+    two = Excess(None, None, None, None, (0.1, 0.2), 40, 10)
+    answer = _decide(excess=two, bands=_excess()).specialized
+    assert answer.answer == "undecided"
+    assert "swaps move 2 of 10 untrained twins" in answer.reason
+    # Too few were tried to say that none moves.
+    four = Excess(None, None, None, None, (), 40, 4)
+    assert _decide(excess=four, bands=_excess()).specialized.answer == "undecided"
+    nothing = Excess(None, None, None, None, (0.1,) * 5, 40, 5)
+    assert "total share is near 0" in _decide(excess=still, bands=nothing).specialized.reason
