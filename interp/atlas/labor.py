@@ -99,9 +99,9 @@ def share_labor(job: Job, make_twin: MakeTwin) -> Labor:
 
 def _notes(job: Job, shares: LayerShares) -> tuple[str, ...]:
     few = (
-        f"Twins and the wiring twin have {job.sizes.twin_pairs} pairs each. Band twins deal out the "
-        "frequencies of the images by the grids that stages write on: what is not beyond them is "
-        "explained by sizes alone."
+        f"Twins and the wiring twin have {job.sizes.twin_pairs} pairs each. Band twins deal out "
+        "the frequencies of the images by the grids that stages write on: what is not beyond them "
+        "is explained by sizes alone."
     )
     odd = [
         f"{name}: {kind}"
@@ -171,8 +171,9 @@ def _play_bands(job: Job, players: Sequence[Carrier]) -> list[Specialization]:
     """Specialization of stages that differ in nothing but the grids they write on."""
     n = job.sizes.twin_pairs
     arms = _arms(job)
-    sides = [images[:n] for images in (job.donors, job.recipients)]
-    embedded = [embed_images(images, arms.attributes) for images in (*sides, job.reference)]
+    donors, recipients = job.donors[:n], job.recipients[:n]
+    sides = (donors, recipients, job.reference)
+    embedded = [embed_images(images, arms.attributes) for images in sides]
     pairs = make_pairs(embedded[0], embedded[1], reference=embedded[2])
     grids = {one.label: [_find_grid(job.model, name) for name in one.points] for one in players}
 
@@ -181,7 +182,7 @@ def _play_bands(job: Job, players: Sequence[Carrier]) -> list[Specialization]:
         return embed_images(images, arms.attributes)
 
     games = (
-        play_bands(pairs, *(side.numpy() for side in sides), grids, embed, seed=seed)
+        play_bands(pairs, donors.numpy(), recipients.numpy(), grids, embed, seed=seed)
         for seed in range(1, job.config.twins + 1)
     )
     return [measure_specialization(game, n_resamples=2) for game in games]

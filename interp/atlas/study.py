@@ -79,9 +79,9 @@ def atlas(
     """Measure what each carrier of a model decides, and judge it by the committed rule.
 
     Sources, stages of writes, kinds of modules and block outputs are swapped between disjoint pairs
-    of images; stages play all subsets, alone, within step windows, on untrained twins, on band twins of
-    the images and with the skips cut; directions of the sources are counted. The planted controls run first: without them
-    passing there is no verdict.
+    of images; stages play all subsets, alone, within step windows, on untrained twins, on band
+    twins of the images and with the skips cut; directions of the sources are counted. The planted
+    controls run first: without them passing there is no verdict.
 
     Args:
         model: a spec ("zoo:ddpm", "diffusers:<id or folder>") or a loaded model.

@@ -205,9 +205,9 @@ def specialization_part(atlas: Any, charts: Charts) -> Markup:
         return missing("No layers were played against each other in this run.")
     how = note(
         "How far layers differ in what they decide: 0 where all do alike, 1 where each has one "
-        "attribute. Layers of networks with fresh weights differ too, by wiring alone, and so do stages "
-        "that only deal out the images' frequencies by their grid sizes (band twins); the verdict is "
-        "about the excess over both."
+        "attribute. Layers of networks with fresh weights differ too, by wiring alone, and so do "
+        "stages that only deal out the images' frequencies by their grid sizes (band twins); the "
+        "verdict is about the excess over both."
     )
     figures, rows, notes = [], [], []
     for which, study in enumerate(atlas.layers):

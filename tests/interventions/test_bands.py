@@ -1,4 +1,4 @@
-"""Band twins: frequencies dealt out by grids, and the game of layers that differ in nothing else."""
+"""Band twins: frequencies dealt out by grids, and the game of layers that differ in these alone."""
 
 import numpy as np
 import pytest
