@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from interp.assets.archives import read_torch
 from interp.errors import InputError
 from interp.models.custom import Custom
-from interp.models.inputs import GenerateBatch
+from interp.models.inputs import GenerateBatch, check_latents
 from interp.models.noise import normal
-from interp.models.pixels import to_uint8
+from interp.models.pixels import to_image
 from interp.models.points import Site
 
 # Radford et al. 2016, section 4: z of 100 numbers.
@@ -73,14 +73,19 @@ class Making:
         }
         self.image_size = (2 ** (n + 2), 2 ** (n + 2))
         self.n_classes = net.n_classes
+        self.sources = {"z": "latents"} | ({"classes": "classes"} if net.n_classes else {})
 
     def reference(self) -> tuple[tuple, dict]:
         """Return one z of ones, and the first class where there are classes."""
         labels = {"labels": torch.eye(self.n_classes)[:1]} if self.n_classes else {}
         return (torch.ones(1, Z_WIDTH),), labels
 
-    def generate(self, root: nn.Module, batch: GenerateBatch) -> Tensor:
-        """Return images of the seeds; sample i's z is drawn from its own seed alone."""
+    def draw_latents(self, root: nn.Module, batch: GenerateBatch) -> Tensor:
+        """Return z [b, 100] of the seeds, each drawn from its own seed alone."""
+        return normal(batch.seeds, (Z_WIDTH,), next(root.parameters()))
+
+    def render(self, root: nn.Module, batch: GenerateBatch) -> Tensor:
+        """Return images [b, h, w, 3] in [0, 1] of the batch's latents, or of its seeds."""
         wrong = {"prompts": batch.prompts, "a scheduler": batch.scheduler, "classes": batch.classes}
         if self.n_classes:
             del wrong["classes"]
@@ -91,9 +96,10 @@ class Making:
             raise InputError(f"this generator takes no {given[0]}")
         if (batch.height or batch.width) and (batch.height, batch.width) != self.image_size:
             raise InputError(f"this generator makes images of {self.image_size} pixels only")
-        like = next(root.parameters())
-        z = normal(batch.seeds, (Z_WIDTH,), like)
-        return to_uint8(root(z, **self._labels(batch, like)))
+        z = self.draw_latents(root, batch)
+        if batch.latents is not None:
+            z = check_latents(batch.latents, z.shape, "z").to(z)
+        return to_image(root(z, **self._labels(batch, z)))
 
     def _labels(self, batch: GenerateBatch, like: Tensor) -> dict[str, Tensor]:
         if not self.n_classes:

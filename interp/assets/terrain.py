@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -14,9 +14,9 @@ from interp.assets.onnx import Graph, read_onnx
 from interp.errors import InputError
 from interp.models.clock import timestep_of
 from interp.models.custom import Custom
-from interp.models.inputs import EncodeBatch, GenerateBatch
+from interp.models.inputs import EncodeBatch, GenerateBatch, check_latents
 from interp.models.noise import normal
-from interp.models.pixels import to_uint8, to_unit
+from interp.models.pixels import to_image, to_unit
 from interp.models.points import Site, input_sites
 
 SIDE = 128
@@ -281,6 +281,7 @@ class Denoising:
 
     image_size = (SIDE, SIDE)
     n_classes = N_CLASSES
+    sources: ClassVar[dict[str, str]] = {"x_T": "latents", "classes": "classes"}
 
     def __init__(self, net: TerrainUNet) -> None:
         self.points: dict[str, str | Site] = {site.name: site for site in _sites(net)}
@@ -297,7 +298,11 @@ class Denoising:
         """Return -2 log sigma: noise is added to what is left as it is."""
         return -2 * math.log(t)
 
-    def generate(self, root: nn.Module, batch: GenerateBatch) -> Tensor:
+    def draw_latents(self, root: nn.Module, batch: GenerateBatch) -> Tensor:
+        """Return the noise [b, 1, 128, 128] of the seeds, before it is scaled to its level."""
+        return normal(batch.seeds, (1, SIDE, SIDE), next(root.parameters()))
+
+    def render(self, root: nn.Module, batch: GenerateBatch) -> Tensor:
         """Return heights as grey images, made in one step from noise at the highest level."""
         given = {"prompts": batch.prompts, "a scheduler": batch.scheduler}
         given |= {"guidance": batch.guidance != 1, "truncation": batch.truncation != 1}
@@ -305,9 +310,10 @@ class Denoising:
             raise InputError(f"the terrain net takes no {name}: it makes an image in one step")
         if (batch.height or batch.width) and (batch.height, batch.width) != self.image_size:
             raise InputError(f"the terrain net makes images of {self.image_size} pixels only")
-        like = next(root.parameters())
-        noise = normal(batch.seeds, (1, SIDE, SIDE), like)
-        return to_uint8(self._run(root, noise * SIGMA_MAX, SIGMA_MAX, batch.classes))
+        noise = self.draw_latents(root, batch)
+        if batch.latents is not None:
+            noise = check_latents(batch.latents, noise.shape, "noise").to(noise)
+        return to_image(self._run(root, noise * SIGMA_MAX, SIGMA_MAX, batch.classes))
 
     def encode(self, root: nn.Module, batch: EncodeBatch) -> None:
         """Run once on grey images with noise at the wanted level."""

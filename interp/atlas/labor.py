@@ -45,6 +45,18 @@ from interp.interventions import (
 )
 from interp.models import Model
 
+STUDIES = {
+    "write": (
+        "writes by stage",
+        "What each stage adds to the stream it writes to (or is told), swapped in all subsets of "
+        "stages.",
+    ),
+    "descendant": (
+        "outputs by stage",
+        "The output of each stage of a chain without residual writes, swapped in all subsets of "
+        "stages: graph cuts, which show wiring and support no claim of specialization.",
+    ),
+}
 # The decision rule asks for this many initializations; a twin whose swaps move nothing is no twin.
 _TRIES = 2
 
@@ -77,10 +89,10 @@ def share_labor(job: Job, make_twin: MakeTwin) -> Labor:
         with job.clock.stage("the same with the skips cut"):
             wiring = {"skips cut": _cut(job, players)}
     given, over = _by_step(job, players)
+    name, what = STUDIES[shares.role]
     study = LayerStudy(
-        name="writes by stage",
-        what="What each stage adds to the stream it writes to (or is told), swapped in all subsets "
-        "of stages.",
+        name=name,
+        what=what,
         decides=True,
         players={one.label: one.points for one in players},
         shares=share_table(shares),
@@ -159,9 +171,14 @@ def _compare(job: Job, own: Specialization, twins: Sequence[Specialization]) -> 
     defined = [one for one in twins if one.value is not None]
     if len(defined) >= job.config.twins:
         return compare_twins(own, defined)
+    level = (
+        "Specialization beyond them is undefined."
+        if defined
+        else "Band twins alone are the level of specialization."
+    )
     job.warnings.append(
         f"Swaps of writes move {len(defined)} of {len(twins)} untrained twins: what comes out of "
-        "the others is decided by other sources, and specialization beyond twins is undefined."
+        f"the others is decided by other sources. {level}"
     )
     values = tuple(one.value for one in defined if one.value is not None)
     return Excess(None, None, None, None, values, own.n_pairs, len(twins))

@@ -44,14 +44,15 @@ def list_carriers(
             each block's output, skip and main path, as a graph cut. "branches": these, and what
             attention and feed-forward branches add. "stages": at most 6 players that share the
             writes out among them in order of depth, as `play_carriers` takes them for an exact
-            Shapley share. "kinds": one player for each of resnet, self-attention, cross-attention,
-            feed-forward (a GAN: style, noise).
+            Shapley share; block outputs, as graph cuts, where a chain of layers has no writes.
+            "kinds": one player for each of resnet, self-attention, cross-attention, feed-forward (a
+            GAN: style, noise).
 
     Returns:
         Carriers whose roles are those of `find_role`; sources are whole (`Carrier.fields`).
 
     Raises:
-        InputError: an unknown level, or a model without writes to share out.
+        InputError: an unknown level, or a model without writes or outputs to share out.
     """
     if level not in LEVELS:
         raise InputError(f"level {level!r} is not one of {', '.join(LEVELS)}")
@@ -177,10 +178,14 @@ def _list_stages(model: Model, mode: str) -> list[Carrier]:
         groups = {}
         for point in writes:
             groups.setdefault(point.module, []).append(point.name)
+    role = ""
+    if len(groups) < 2:
+        # A chain of layers has no writes: its outputs, which are graph cuts and support no claim.
+        role, groups = "descendant", {name: [name] for name in _list_outputs(model, mode)}
     if len(groups) < 2:
         raise InputError(
-            f"{model.name} has {len(writes)} writes in {mode}: two or more are needed to share "
-            "anything out; name points that add to a residual stream with extra="
+            f"{model.name} has {len(writes)} writes and {len(groups)} block outputs in {mode}: two "
+            "or more are needed to share anything out; name points with extra="
         )
     stems = list(groups)
     found = []
@@ -188,8 +193,13 @@ def _list_stages(model: Model, mode: str) -> list[Carrier]:
         chosen = [stems[i] for i in part]
         points = tuple(name for stem in chosen for name in groups[stem])
         name = chosen[0] if len(chosen) == 1 else f"{chosen[0]} to {chosen[-1]}"
-        found.append(Carrier(points, name=name))
+        found.append(Carrier(points, name=name, role=role))
     return found
+
+
+def _list_outputs(model: Model, mode: str) -> list[str]:
+    cuts = _list_cuts(model, mode)
+    return [name for name in cuts if model.points[name].stream in ("image", "text")]
 
 
 def _list_kinds(model: Model, mode: str) -> list[Carrier]:

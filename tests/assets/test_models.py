@@ -1,6 +1,7 @@
 """Every asset: a complete entry, a card, and a network whose blocks are typed points."""
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ import interp
 from interp.assets import ASSETS, LEFT_OUT, card, is_fetched, verify
 from interp.assets.licenses import TEXTS
 from interp.errors import InputError
-from interp.models import EncodeBatch, GenerateBatch, Model, editing, reading
+from interp.models import EncodeBatch, GenerateBatch, Generation, Model, editing, reading
 
 # Largest difference to the original, relative to the largest number: rounding in another order.
 ROUNDING = 1e-5
@@ -108,6 +109,24 @@ def test_a_gan_makes_each_image_from_its_own_seed_and_class() -> None:
     alone = model.generate(GenerateBatch(seeds=(4,)))
     assert (alone[0].int() - both[1].int()).abs().max() <= 1
     assert not torch.equal(both[0], both[1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["dcgan-faces", "cdcgan-eyes", "terrain-unet"])
+def test_images_are_made_of_latents_that_can_be_drawn_swapped_and_differentiated(name: str) -> None:
+    model = _twin(name)
+    classes = (0, 1) if model.n_classes else ()
+    batch = GenerateBatch(seeds=(3, 4), classes=classes)
+    plain, latents = model.generate(batch), model.draw_latents(batch)
+    assert torch.equal(model.generate(replace(batch, latents=latents)), plain)
+    assert not torch.equal(model.generate(replace(batch, latents=latents.flip(0))), plain)
+    assert "latents" in model.sources(Generation(n=2)).values()
+    asked = latents.clone().requires_grad_()
+    model.render(replace(batch, latents=asked)).sum().backward()
+    assert asked.grad is not None
+    assert asked.grad.abs().sum() > 0
+    with pytest.raises(InputError, match="need floats of shape"):
+        model.generate(replace(batch, latents=latents[:, None]))
 
 
 @pytest.mark.slow

@@ -2,8 +2,16 @@
 
 import pytest
 
+from interp.assets.dcgan import DCGAN, wrap
 from interp.errors import InputError, PointError
-from interp.interventions import interchange, list_carriers, make_carrier, split_calls
+from interp.interventions import (
+    interchange,
+    list_carriers,
+    make_carrier,
+    measure_layers,
+    play_carriers,
+    split_calls,
+)
 from interp.interventions.carriers import check_interchange
 from interp.interventions.layers import EXACT
 from interp.interventions.listing import LEVELS, find_writes
@@ -134,6 +142,25 @@ def _images():
     import torch
 
     return torch.zeros(2, 16, 16, 3, dtype=torch.uint8)
+
+
+def test_a_chain_without_writes_is_shared_out_by_its_outputs_as_graph_cuts():
+    model = wrap(DCGAN((8, 8, 4)), "chain", (), None)
+    stages = list_carriers(model, Generation(n=12), "stages")
+    assert [(one.label, one.role) for one in stages] == [
+        (f"layers.{i}", "descendant") for i in range(3)
+    ]
+    sides = (Generation(n=12, seed=s) for s in (0, 1000))
+    colors = {"colors": lambda x: x.float().mean((1, 2))}
+    reference = model.generate(Generation(n=40, seed=5000).batch(0, 40))
+    game = play_carriers(model, stages, *sides, colors, reference)
+    assert game.role == "descendant"
+    shares = measure_layers(game, n_resamples=20)
+    assert shares.first_in == pytest.approx(1, abs=1e-9)
+    assert shares.last_in == pytest.approx(0, abs=1e-9)
+    single = wrap(DCGAN((8,)), "one layer", (), None)
+    with pytest.raises(InputError, match="has 1 writes and 1 block outputs"):
+        list_carriers(single, Generation(n=12), "stages")
 
 
 def test_windows_split_the_calls_of_every_carrier():
