@@ -59,7 +59,7 @@ def list_width(n: int, k: int) -> int:
 
     Rows that do are searched again. Up to n / 64 torch.topk goes its short way.
     """
-    return max(k + k // 2 + 8, n // 64 - 1)
+    return max(k + k // 4 + 6, n // 64 - 1)
 
 
 def mutual_knn(

@@ -93,10 +93,10 @@ def _symmetric(rows: Tensor, norms: Tensor, metric: str) -> Float[Tensor, "n n"]
     n = len(norms)
     out = torch.empty(n, n)
     for first in (blocks := _parts(n, TILE)):
-        for second in blocks[blocks.index(first) :]:
-            tile = _apart(rows, norms, first, second, metric)
-            out[first, second] = tile
-            out[second, first] = tile.T
+        # The diagonal and what is right of it, at once; below it, the same turned.
+        out[first, first.start :] = _apart(rows, norms, first, slice(first.start, n), metric)
+        for second in blocks[blocks.index(first) + 1 :]:
+            out[second, first] = out[first, second].T
     return out
 
 
@@ -109,11 +109,12 @@ def _apart(
         # Inner products that are only rounding are 0.
         lengths = norms[first, None] * norms[None, second]
         return -products.masked_fill_(products.square() <= EQUAL**2 * lengths, 0).float()
-    both = norms[first, None] + norms[None, second]
-    squared = torch.addmm(both, rows[first], rows[second].T, alpha=-2)
-    # Most tiles have no equal rows: looking costs less than filling.
-    if bool(squared.min() <= EQUAL * both.max()):
-        squared.masked_fill_(squared <= both.mul_(EQUAL), 0)
+    x, y = norms[first, None], norms[None, second]
+    squared = torch.addmm(y, rows[first], rows[second].T, alpha=-2).add_(x)
+    # Most rows are equal to none but themselves: counting costs less than filling.
+    near = squared <= EQUAL * (x.max() + y.max())
+    if int(near.count_nonzero()) > len(x):
+        squared.masked_fill_(squared <= EQUAL * (x + y), 0)
     return squared.float()
 
 
