@@ -1,5 +1,6 @@
 """What every measure does first: check a feature matrix, center it, scale it to unit norm."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,8 @@ from interp.errors import InputError
 MIN_ROWS = 4
 # Below this share of the raw norm, the centered part is rounding of a constant (float64 has 2e-16).
 CONSTANT = 1e-13
+# Largest values between these can be squared and summed without overflow or loss.
+SAFE = (1e-100, 1e100)
 
 
 def as_rows(x: Any, name: str = "x") -> Float[Tensor, "n d"]:
@@ -21,6 +24,11 @@ def as_rows(x: Any, name: str = "x") -> Float[Tensor, "n d"]:
     x: [n, d] tensor or array of numbers, n >= 4, d >= 1, finite.
     Raises InputError for another shape, a non-numeric dtype, NaN or infinite values, n < 4.
     """
+    return _check(x, name)[0]
+
+
+def _check(x: Any, name: str) -> tuple[Tensor, float]:
+    """The rows and their largest absolute value."""
     if not isinstance(x, Tensor):
         array = np.asarray(x)
         if array.dtype.kind not in "fiub":
@@ -36,7 +44,8 @@ def as_rows(x: Any, name: str = "x") -> Float[Tensor, "n d"]:
         raise InputError(f"{name} has n = {x.shape[0]} rows; the measures need n >= {MIN_ROWS}")
     x = x.detach().to(torch.float64)
     # One pass without a copy: the largest value is NaN or infinite where any is.
-    if not bool(_peak(x).isfinite()):
+    peak = float(torch.linalg.vector_norm(x, torch.inf))
+    if not math.isfinite(peak):
         finite = x.isfinite()
         bad = int((~finite).sum())
         row = int((~finite).any(1).nonzero()[0])
@@ -44,7 +53,7 @@ def as_rows(x: Any, name: str = "x") -> Float[Tensor, "n d"]:
             f"{name} has {bad} NaN or infinite values of {x.numel()}, the first in row {row}; "
             "drop those rows in every representation, or capture in a wider dtype"
         )
-    return x
+    return x, peak
 
 
 def center(x: Any, name: str = "x") -> Float[Tensor, "n d"]:
@@ -54,24 +63,19 @@ def center(x: Any, name: str = "x") -> Float[Tensor, "n d"]:
     its sums of order 1, so that no input scale loses digits.
     Raises InputError as `as_rows`, and for a representation that is the same in every row.
     """
-    x = as_rows(x, name)
-    peak = _peak(x)
-    # A copy of our own, that the next steps write into.
-    x = x / peak if bool(peak > 0) else x.clone()
-    raw = torch.linalg.vector_norm(x)
-    x -= x.mean(0)
+    x, peak = _check(x, name)
+    if not SAFE[0] < peak < SAFE[1] and peak > 0:
+        x = x / peak
+    mean = x.mean(0)
+    x = x - mean
     norm = torch.linalg.vector_norm(x)
-    if bool(norm <= CONSTANT * raw) or not bool(peak > 0):
+    raw = torch.hypot(norm, math.sqrt(len(x)) * torch.linalg.vector_norm(mean))
+    if bool(norm <= CONSTANT * raw) or not peak > 0:
         raise InputError(
             f"{name} is constant: all {x.shape[0]} rows are equal, so it has no geometry; "
             "leave this point out (a dead layer, or a point that does not depend on the image)"
         )
     return x.div_(norm)
-
-
-def _peak(x: Tensor) -> Tensor:
-    """The largest absolute value."""
-    return torch.linalg.vector_norm(x, torch.inf)
 
 
 def same_rows(x: Tensor, y: Tensor) -> int:

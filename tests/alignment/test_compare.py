@@ -341,7 +341,7 @@ def test_an_alignment_is_read_by_name_number_and_matrix() -> None:
 
 @pytest.mark.slow
 def test_the_family_of_all_layers_holds_its_error() -> None:
-    repeats, rejected = 200, 0
+    repeats, rejected = 100, 0
     for r in range(repeats):
         models = {m: layers(m, 4, 0, 1000 * r + k) for m, k in (("a", 0), ("b", 300))}
         result = small(models, seed=r, n_folds=0)
