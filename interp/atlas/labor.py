@@ -37,7 +37,6 @@ from interp.interventions import (
     compare_twins,
     embed_images,
     list_carriers,
-    make_pairs,
     measure_effect,
     measure_layers,
     measure_specialization,
@@ -83,7 +82,7 @@ def share_labor(job: Job, make_twin: MakeTwin) -> Labor:
     excess = _compare(job, own, twins)
     with job.clock.stage(f"the same on {job.config.twins} band twins of the images"):
         banded = _play_bands(job, players)
-    bands = compare_twins(own, banded)
+    bands = compare_twins(own, banded, paired=True)
     wiring = {}
     if find_skips(job.model):
         with job.clock.stage("the same with the skips cut"):
@@ -111,7 +110,7 @@ def share_labor(job: Job, make_twin: MakeTwin) -> Labor:
 
 def _notes(job: Job, shares: LayerShares) -> tuple[str, ...]:
     few = (
-        f"Twins and the wiring twin have {job.sizes.twin_pairs} pairs each. Band twins deal out "
+        f"Untrained and wiring twins have {job.sizes.twin_pairs} pairs each. Band twins deal out "
         "the frequencies of the images by the grids that stages write on: what is not beyond them "
         "is explained by sizes alone."
     )
@@ -186,23 +185,18 @@ def _compare(job: Job, own: Specialization, twins: Sequence[Specialization]) -> 
 
 def _play_bands(job: Job, players: Sequence[Carrier]) -> list[Specialization]:
     """Specialization of stages that differ in nothing but the grids they write on."""
-    n = job.sizes.twin_pairs
-    arms = _arms(job)
-    donors, recipients = job.donors[:n], job.recipients[:n]
-    sides = (donors, recipients, job.reference)
-    embedded = [embed_images(images, arms.attributes) for images in sides]
-    pairs = make_pairs(embedded[0], embedded[1], reference=embedded[2])
     grids = {one.label: [_find_grid(job.model, name) for name in one.points] for one in players}
 
     def embed(pixels: np.ndarray) -> dict[str, np.ndarray]:
         images = torch.as_tensor(pixels.round().clip(0, 255).astype(np.uint8))
-        return embed_images(images, arms.attributes)
+        return embed_images(images, job.attributes)
 
+    sides = (job.donors.numpy(), job.recipients.numpy())
     games = (
-        play_bands(pairs, donors.numpy(), recipients.numpy(), grids, embed, seed=seed)
+        play_bands(job.pairs, *sides, grids, embed, seed=seed)
         for seed in range(1, job.config.twins + 1)
     )
-    return [measure_specialization(game, n_resamples=2) for game in games]
+    return [measure_specialization(game) for game in games]
 
 
 def _find_grid(model: Model, name: str) -> tuple[int, ...]:

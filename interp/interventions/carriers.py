@@ -11,8 +11,9 @@ from interp.errors import InputError, PointError, SAEError
 from interp.interventions.parts import check_subspace
 from interp.interventions.roles import find_role
 from interp.interventions.scheduling import list_moments, select_calls
-from interp.models import EncodeBatch, GenerateBatch, Generation, Model
+from interp.models import EncodeBatch, GenerateBatch, Generation, Inversion, Model
 from interp.models.inputs import HALVES
+from interp.models.inversion import select_rows
 from interp.sae import SAE
 from interp.sae.match import check_match
 
@@ -20,6 +21,9 @@ from interp.sae.match import check_match
 _SHARED = ("n", "scheduler", "steps", "guidance", "height", "width")
 # The field of a batch that stands for all noise of a sample at once.
 ALL_NOISE = "seeds"
+# What donors and recipients are made of: recipes, images that an autoencoder reconstructs, or the
+# latents that images were inverted to.
+Source = Generation | Tensor | Inversion
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,8 +80,8 @@ class Carrier:
 def check_interchange(
     model: Model,
     carriers: Sequence[Carrier],
-    donor: Generation | Tensor,
-    recipient: Generation | Tensor,
+    donor: Source,
+    recipient: Source,
 ) -> list[str]:
     """Refuse what cannot be interchanged, before anything runs; the role of each carrier.
 
@@ -90,7 +94,78 @@ def check_interchange(
     return [_check_carrier(model, carrier, donor, identity) for carrier in carriers]
 
 
-def _check_sources(donor: Generation | Tensor, recipient: Generation | Tensor) -> None:
+def count_samples(source: Source) -> int:
+    """Samples of a source."""
+    if isinstance(source, Generation):
+        return source.n
+    return len(source.batch.seeds) if isinstance(source, Inversion) else len(source)
+
+
+def take_batch(model: Model, source: Source, start: int, stop: int) -> GenerateBatch | EncodeBatch:
+    """Samples start .. stop - 1 of a source."""
+    if isinstance(source, Generation):
+        return source.batch(start, stop, n_classes=model.n_classes)
+    if isinstance(source, Inversion):
+        return select_rows(source.batch, slice(start, stop))
+    return EncodeBatch(source[start:stop])
+
+
+def list_sources(model: Model, source: Source) -> dict[str, str]:
+    """Independent sources of what is generated, by name; none of what is encoded."""
+    if isinstance(source, Tensor):
+        return {}
+    if isinstance(source, Generation):
+        return model.sources(source)
+    return model.sources(recipe_of(source.batch))
+
+
+def recipe_of(batch: GenerateBatch) -> Generation:
+    """A recipe of the sources that a batch has."""
+    return Generation(
+        prompts=batch.prompts,
+        classes=batch.classes,
+        scheduler=batch.scheduler,
+        steps=batch.steps,
+        guidance=batch.guidance,
+    )
+
+
+def _check_inverted(donor: Inversion, recipient: Inversion) -> None:
+    for one in (donor, recipient):
+        if one.batch.latents is None or one.noise or one.nulls is not None:
+            raise InputError(
+                f"images inverted by {one.method} are made again by edits (w, noise maps, null "
+                "embeddings), which a swap would undo; invert by ddim, dpm or encode, or edit "
+                "within interp.models.restoring"
+            )
+    _check_equal(donor.batch, recipient.batch, _SHARED[1:])
+    if len(donor.batch.seeds) != len(recipient.batch.seeds):
+        raise InputError(
+            f"{len(donor.batch.seeds)} donors and {len(recipient.batch.seeds)} recipients: give "
+            "as many of both"
+        )
+    both = [image.numpy().tobytes() for one in (donor, recipient) for image in one.images.cpu()]
+    if len(set(both)) < len(both):
+        raise InputError(
+            f"{len(both) - len(set(both))} of {len(both)} images are there twice: an image may be "
+            "in one pair only"
+        )
+
+
+def _check_equal(donor: Any, recipient: Any, names: Sequence[str]) -> None:
+    for name in names:
+        x, y = getattr(donor, name), getattr(recipient, name)
+        if x != y:
+            raise InputError(
+                f"{name} is {x!r} for the donor and {y!r} for the recipient: their activations "
+                "would not fit; give both the same"
+            )
+
+
+def _check_sources(donor: Source, recipient: Source) -> None:
+    if isinstance(donor, Inversion) and isinstance(recipient, Inversion):
+        _check_inverted(donor, recipient)
+        return
     if isinstance(donor, Tensor) and isinstance(recipient, Tensor):
         if donor.shape != recipient.shape:
             raise InputError(
@@ -101,15 +176,9 @@ def _check_sources(donor: Generation | Tensor, recipient: Generation | Tensor) -
     if not isinstance(donor, Generation) or not isinstance(recipient, Generation):
         raise InputError(
             f"donor {type(donor).__name__}, recipient {type(recipient).__name__}: both have to be "
-            "recipes (Generation) or both images"
+            "recipes (Generation), both images, or both what images were inverted to (Inversion)"
         )
-    for name in _SHARED:
-        x, y = getattr(donor, name), getattr(recipient, name)
-        if x != y:
-            raise InputError(
-                f"{name} is {x!r} for the donor and {y!r} for the recipient: their activations "
-                "would not fit; give both the same"
-            )
+    _check_equal(donor, recipient, _SHARED)
     if donor == recipient:
         raise InputError("donor and recipient are one recipe: nothing would move")
     if 0 < abs(donor.seed - recipient.seed) < donor.n:
@@ -120,11 +189,9 @@ def _check_sources(donor: Generation | Tensor, recipient: Generation | Tensor) -
         )
 
 
-def _check_carrier(
-    model: Model, carrier: Carrier, source: Generation | Tensor, identity: dict[str, Any]
-) -> str:
+def _check_carrier(model: Model, carrier: Carrier, source: Source, identity: dict[str, Any]) -> str:
     """Check a carrier before anything runs; its role."""
-    mode = "generate" if isinstance(source, Generation) else "encode"
+    mode = "encode" if isinstance(source, Tensor) else "generate"
     model.require(mode)
     _check_types(carrier)
     if not carrier.points and not carrier.fields:
@@ -146,11 +213,9 @@ def _check_carrier(
     return carrier.role or ("descendant" if "descendant" in roles else found)
 
 
-def first_batch(model: Model, source: Generation | Tensor) -> GenerateBatch | EncodeBatch:
+def first_batch(model: Model, source: Source) -> GenerateBatch | EncodeBatch:
     """Return the first sample of a source as a batch: its calls and shapes are those of all."""
-    if isinstance(source, Generation):
-        return source.batch(0, 1, n_classes=model.n_classes)
-    return EncodeBatch(source[:1])
+    return take_batch(model, source, 0, 1)
 
 
 def _check_types(carrier: Carrier) -> None:
@@ -176,12 +241,10 @@ def _check_types(carrier: Carrier) -> None:
         )
 
 
-def _check_fields(model: Model, carrier: Carrier, source: Generation | Tensor) -> None:
-    known: tuple[str, ...] = (ALL_NOISE,)
-    if isinstance(source, Generation):
-        known += tuple(model.sources(source))
+def _check_fields(model: Model, carrier: Carrier, source: Source) -> None:
+    known: tuple[str, ...] = (ALL_NOISE, *list_sources(model, source))
     unknown = set(carrier.fields) - set(known)
-    if unknown or (carrier.fields and not isinstance(source, Generation)):
+    if unknown or (carrier.fields and isinstance(source, Tensor)):
         raise InputError(
             f"{carrier.label}: fields {carrier.fields} have to be of {known}, and of recipes"
         )
@@ -241,7 +304,7 @@ def _check_features(model: Model, carrier: Carrier, identity: dict[str, Any]) ->
 def _check_places(
     model: Model,
     carrier: Carrier,
-    source: Generation | Tensor,
+    source: Source,
     batch: GenerateBatch | EncodeBatch,
 ) -> None:
     """Check mask and subspace against the points and the latents that they bound."""
@@ -260,7 +323,7 @@ def _check_places(
             check_subspace(carrier.subspace, latents.numel(), label, "one sample's latents")
     if mask is None:
         return
-    native = isinstance(source, Generation) and not (source.height or source.width)
+    native = isinstance(batch, GenerateBatch) and not (batch.height or batch.width)
     for name in carrier.points if native else ():
         positions = int(np.prod(model.points[name].grid, dtype=int))
         if len(mask) != positions:
@@ -278,13 +341,14 @@ def _check_places(
 def find_latents(
     model: Model,
     carrier: Carrier,
-    source: Generation | Tensor,
+    source: Source,
     batch: GenerateBatch | EncodeBatch,
 ) -> Tensor | None:
     """Return the latents of a batch where the carrier moves them, else None."""
-    if not isinstance(source, Generation) or not isinstance(batch, GenerateBatch):
+    if not isinstance(batch, GenerateBatch):
         return None
-    moved = {model.sources(source).get(name) for name in carrier.fields}
+    fields = list_sources(model, source)
+    moved = {fields.get(name) for name in carrier.fields}
     return model.draw_latents(batch) if "latents" in moved else None
 
 

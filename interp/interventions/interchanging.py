@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from interp.errors import InputError
@@ -20,7 +20,7 @@ from interp.interventions.swapping import (
     push_carrier,
     swap_carriers,
 )
-from interp.models import Generation, Model
+from interp.models import Generation, Inversion, Model
 
 
 @dataclass(frozen=True)
@@ -40,13 +40,15 @@ class Interchange:
     """Largest pixel difference with the recipient's own carrier put back: 0, or all is void."""
     in_full: int = 0
     """Batches of which nothing was used again, because a module keeps a state."""
+    psnr: Float[Tensor, "2 n"] | None = None
+    """Of inverted donors and recipients: how well they are made again, in dB; None for recipes."""
 
 
 def interchange(
     model: Model,
     carriers: Carrier | Sequence[Carrier],
-    donor: Generation | UInt8[Tensor, "n h w 3"],
-    recipient: Generation | UInt8[Tensor, "n h w 3"],
+    donor: Generation | UInt8[Tensor, "n h w 3"] | Inversion,
+    recipient: Generation | UInt8[Tensor, "n h w 3"] | Inversion,
     *,
     batch_size: int = 32,
     seed: int = 0,
@@ -63,7 +65,8 @@ def interchange(
     Args:
         model: the model.
         carriers: one or several; each is swapped alone.
-        donor: a recipe, or images that an autoencoder reconstructs.
+        donor: a recipe, images that an autoencoder reconstructs, or what `interp.models.invert`
+            returned for real images (ddim, dpm, encode).
         recipient: the same kind, with as many images. Seeds are disjoint from the donor's, or (for
             shared noise, other prompts or classes) the same.
         batch_size: pairs per run.
@@ -90,12 +93,14 @@ def interchange(
         batch = (start, one, other)
         for part, images in zip(parts, _swap_batch(model, chosen, batch, ran, seed), strict=True):
             part.append(images)
-    found = []
+    found, psnr = [], None
+    if isinstance(donor, Inversion) and isinstance(recipient, Inversion):
+        psnr = torch.stack([donor.psnr, recipient.psnr])
     for carrier, role, part in zip(chosen, roles, parts, strict=True):
         a, b, same, swapped, *rest = (torch.cat(column) for column in zip(*part, strict=True))
         worst = int((same.int() - b.int()).abs().max())
         random = rest[0] if rest else None
-        found.append(Interchange(carrier, role, a, b, swapped, random, worst, in_full))
+        found.append(Interchange(carrier, role, a, b, swapped, random, worst, in_full, psnr))
     return found
 
 

@@ -4,7 +4,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Float
@@ -108,6 +108,8 @@ class Specialization:
     se: float | None
     """Bootstrap standard error over pairs."""
     n_pairs: int
+    draws: np.ndarray | None = field(default=None, repr=False, compare=False)
+    """Of each bootstrap sample of pairs; the same samples for games of as many pairs."""
 
 
 @dataclass(frozen=True)
@@ -353,15 +355,17 @@ def measure_specialization(
     tail = (1 - LEVEL) / 2
     low, high = np.quantile(found[1:], [tail, 1 - tail])
     se = float(found[1:].std(ddof=1))
-    return Specialization(float(found[0]), float(low), float(high), se, n_pairs)
+    return Specialization(float(found[0]), float(low), float(high), se, n_pairs, found[1:])
 
 
 @functools.cache
-def _quantile(df: int) -> float:
+def _quantile(df: float) -> float:
     return student_quantile(0.5 + EXCESS_LEVEL / 2, df)
 
 
-def compare_twins(model: Specialization, twins: Sequence[Specialization]) -> Excess:
+def compare_twins(
+    model: Specialization, twins: Sequence[Specialization], *, paired: bool = False
+) -> Excess:
     """Specialization beyond twins: untrained copies, or band twins, each of another seed.
 
     excess = m - mean(t); half-width = q sqrt(se^2 + s^2 (1 + 1 / T)), s the standard deviation of T
@@ -369,9 +373,15 @@ def compare_twins(model: Specialization, twins: Sequence[Specialization]) -> Exc
     a prediction interval, so that a model which is one more draw of the twins' law stays inside.
     It takes that law as normal; P5's is skewed, hence 99 % and not 95 %. Undefined where the
     model's specialization is. Twins that move nothing are left out.
-    Raises InputError for fewer than two defined twins.
+
+    paired: the twins are of the model's own pairs, as band twins are. Then se is that of m -
+    mean(t) over the same bootstrap samples, and q has Satterthwaite's degrees of freedom, for se is
+    known far better than s.
+
+    Raises InputError for fewer than two defined twins, or paired ones of other pairs.
     """
-    values = tuple(twin.value for twin in twins if twin.value is not None)
+    defined = [twin for twin in twins if twin.value is not None]
+    values = tuple(twin.value for twin in defined if twin.value is not None)
     if len(values) < 2:
         raise InputError(
             f"{len(values)} of {len(twins)} twins have a specialization; at least 2 are needed to "
@@ -380,9 +390,27 @@ def compare_twins(model: Specialization, twins: Sequence[Specialization]) -> Exc
     if model.value is None or model.se is None:
         return Excess(None, None, None, None, values, model.n_pairs, len(twins))
     t = len(values)
-    quantile = _quantile(t - 1)
-    spread = np.std(values, ddof=1) * math.sqrt(1 + 1 / t)
+    variance = float(np.var(values, ddof=1)) * (1 + 1 / t)
+    se, df = model.se, float(t - 1)
+    if paired:
+        se = _paired_error(model, defined)
+        share = variance / (se**2 + variance) if variance else 0.0
+        # Beyond a thousand Student's law is normal.
+        df = df / max(share, math.sqrt(df / 1e3)) ** 2
+    quantile = _quantile(df)
     excess = model.value - float(np.mean(values))
-    half = quantile * math.hypot(model.se, spread)
-    low, high, sampling = excess - half, excess + half, quantile * model.se
+    half = quantile * math.hypot(se, math.sqrt(variance))
+    low, high, sampling = excess - half, excess + half, quantile * se
     return Excess(excess, low, high, sampling, values, model.n_pairs, len(twins))
+
+
+def _paired_error(model: Specialization, twins: Sequence[Specialization]) -> float:
+    draws = [one.draws for one in (model, *twins) if one.draws is not None]
+    sizes = {one.n_pairs for one in (model, *twins)} | {-len(one) for one in draws}
+    if len(draws) <= len(twins) or len(sizes) != 2:
+        raise InputError(
+            "paired twins need the bootstrap samples of the model's own pairs: measure both with "
+            f"as many pairs and resamples (here {model.n_pairs} and "
+            f"{sorted({twin.n_pairs for twin in twins})} pairs)"
+        )
+    return float((draws[0] - np.mean(draws[1:], axis=0)).std(ddof=1))

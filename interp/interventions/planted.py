@@ -142,21 +142,20 @@ class Study:
         """Specialization beyond that of eight band twins; None without grids."""
         if not self.generator.grids:
             return None
-        images = [run.images[:TWIN_PAIRS] for run in self._runs[:2]]
-        sides = [one.reshape(-1, *linear.IMAGE).transpose(0, 2, 3, 1) for one in images]
+        sides = [
+            run.images.reshape(-1, *linear.IMAGE).transpose(0, 2, 3, 1) for run in self._runs[:2]
+        ]
         grids = dict(zip(self.generator.layers, [[g] for g in self.generator.grids], strict=True))
 
         def embed(images: np.ndarray) -> Embedded:
             return self.generator.embed(images.transpose(0, 3, 1, 2).reshape(len(images), -1))
 
-        donor, recipient, other = map(self.generator.embed, (*images, self._runs[2].images))
-        pairs = make_pairs(donor, recipient, reference=other)
         games = [
-            play_bands(pairs, sides[0], sides[1], grids, embed, seed=seed)
+            play_bands(self.pairs, sides[0], sides[1], grids, embed, seed=seed)
             for seed in range(1, TWINS + 1)
         ]
-        twins = [measure_specialization(game, n_resamples=2) for game in games]
-        return compare_twins(self.specialization, twins)
+        twins = [measure_specialization(game) for game in games]
+        return compare_twins(self.specialization, twins, paired=True)
 
     @cached_property
     def sources(self) -> list[SourceEvidence]:

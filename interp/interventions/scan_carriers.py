@@ -44,7 +44,7 @@ from interp.interventions.scan_record import Scan, ScanImages
 from interp.interventions.scheduling import list_moments
 from interp.interventions.sources import Batch
 from interp.interventions.swapping import Attribute, embed_images
-from interp.models import Generation, Model
+from interp.models import Generation, Inversion, Model
 
 # (parts done, parts to do, what was done last); first (0, n, the cost in words).
 Progress = Callable[[int, int, str], None]
@@ -79,7 +79,7 @@ def scan(
     Args:
         model: the model.
         carriers: those to swap, each alone, such as `list_carriers(model, recipient)`.
-        donor, recipient: as in `interchange`, 10 disjoint pairs or more.
+        donor, recipient: recipes or images as in `interchange`, 10 disjoint pairs or more.
         attributes: name -> function of images uint8 [n, h, w, 3] that gives [n, d_k]. Rows must not
             depend on the other rows.
         reference: other images, whose mean is the origin of each attribute.
@@ -100,6 +100,11 @@ def scan(
             values that change something when put back, a folder of another scan (with what
             differs), several ranks without a folder.
     """
+    if isinstance(donor, Inversion) or isinstance(recipient, Inversion):
+        raise InputError(
+            "a scan takes recipes or images, which its folder can name: swap inverted images by "
+            "interchange"
+        )
     roles = tuple(check_interchange(model, carriers, donor, recipient))
     known = dict(attributes)
     job = Job(model, tuple(carriers), roles, donor, recipient, known, batch_size, images, seed)

@@ -8,7 +8,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from interp.errors import InputError
-from interp.interventions.carriers import Carrier, check_interchange
+from interp.interventions.carriers import Carrier, Source, check_interchange
 from interp.interventions.effects import Embedded, make_pairs
 from interp.interventions.layers import ORDERS, Game, play
 from interp.interventions.reuse import Plain, reusing, run_both
@@ -21,14 +21,14 @@ from interp.interventions.swapping import (
     iterate_batches,
     swap_carriers,
 )
-from interp.models import Generation, Model
+from interp.models import Generation, Inversion, Model
 
 
 def play_carriers(
     model: Model,
     layers: Sequence[Carrier],
-    donor: Generation | UInt8[Tensor, "n h w 3"],
-    recipient: Generation | UInt8[Tensor, "n h w 3"],
+    donor: Generation | UInt8[Tensor, "n h w 3"] | Inversion,
+    recipient: Generation | UInt8[Tensor, "n h w 3"] | Inversion,
     attributes: Mapping[str, Attribute],
     reference: UInt8[Tensor, "m h w 3"],
     *,
@@ -88,8 +88,8 @@ def play_carriers(
 def _prepare(
     model: Model,
     layers: Sequence[Carrier],
-    donor: Generation | Tensor,
-    recipient: Generation | Tensor,
+    donor: Source,
+    recipient: Source,
     batch_size: int,
 ) -> tuple[list[tuple[Batch, Batch, Cache, Plain]], Tensor, Tensor]:
     """Run donors and recipients once: batches with the donors' activations, and both images.

@@ -9,7 +9,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from interp.errors import InputError
-from interp.interventions.carriers import ALL_NOISE, Carrier
+from interp.interventions.carriers import ALL_NOISE, Carrier, recipe_of
 from interp.interventions.numbers import check_whole
 from interp.interventions.parts import move_subspace
 from interp.models import EncodeBatch, GenerateBatch, Generation, Model
@@ -32,7 +32,7 @@ def mix_fields(
         recipient = replace(recipient, seeds=donor.seeds, **noise)
     if not names - {ALL_NOISE}:
         return recipient
-    fields = model.sources(_recipe(donor)) | model.sources(_recipe(recipient))
+    fields = model.sources(recipe_of(donor)) | model.sources(recipe_of(recipient))
     changes: dict[str, Any] = {}
     for field in {fields[name] for name in names - {ALL_NOISE}} - {"latents"}:
         # The noise of the steps is that of the seeds unless it is named.
@@ -45,17 +45,6 @@ def mix_fields(
             value = _move(carrier, value, given)
         changes["latents"] = value
     return replace(recipient, **changes)
-
-
-def _recipe(batch: GenerateBatch) -> Generation:
-    """A recipe of the sources that a batch has."""
-    return Generation(
-        prompts=batch.prompts,
-        classes=batch.classes,
-        scheduler=batch.scheduler,
-        steps=batch.steps,
-        guidance=batch.guidance,
-    )
 
 
 def get_latents(model: Model, batch: GenerateBatch) -> Float[Tensor, "b ..."]:

@@ -11,16 +11,14 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from interp.errors import InputError, PointError
-from interp.interventions.carriers import Carrier
+from interp.interventions.carriers import Carrier, Source, count_samples, take_batch
 from interp.interventions.numbers import check_whole
 from interp.interventions.parts import move_features, move_subspace
 from interp.interventions.scheduling import select_calls
 from interp.interventions.sources import Batch
 from interp.models import (
     Call,
-    EncodeBatch,
     GenerateBatch,
-    Generation,
     Model,
     editing,
     reading,
@@ -59,23 +57,18 @@ def _read_embedding(name: str, given: Any) -> np.ndarray:
 
 
 def iterate_batches(
-    model: Model, donor: Generation | Tensor, recipient: Generation | Tensor, batch_size: int
+    model: Model, donor: Source, recipient: Source, batch_size: int
 ) -> Iterator[tuple[int, Batch, Batch]]:
     """Yield (first row, donors, recipients) of each batch of pairs.
 
     Raises InputError for a batch of less than one.
     """
     check_whole("batch_size", batch_size, 1)
-    n = donor.n if isinstance(donor, Generation) else len(donor)
+    n = count_samples(donor)
     for start in range(0, n, batch_size):
         stop = min(start + batch_size, n)
-        yield start, _batch(model, donor, start, stop), _batch(model, recipient, start, stop)
-
-
-def _batch(model: Model, source: Generation | Tensor, start: int, stop: int) -> Batch:
-    if isinstance(source, Generation):
-        return source.batch(start, stop, n_classes=model.n_classes)
-    return EncodeBatch(source[start:stop])
+        a, b = (take_batch(model, side, start, stop) for side in (donor, recipient))
+        yield start, a, b
 
 
 def _run(model: Model, batch: Batch) -> Tensor:

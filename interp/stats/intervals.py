@@ -163,7 +163,7 @@ def _from_subsamples(value: Any, values: np.ndarray, scales: np.ndarray, level: 
 
 
 @functools.cache
-def student_quantile(p: float, df: int) -> float:
+def student_quantile(p: float, df: float) -> float:
     """Quantile of Student's t for 0.5 < p < 1, by bisection of its integrated density."""
     log_scale = math.lgamma((df + 1) / 2) - math.lgamma(df / 2) - 0.5 * math.log(df * math.pi)
 

@@ -1,4 +1,4 @@
-"""Each test function once, and each of its parameters' values once: enough to see every annotation."""
+"""Each test function once and each value of its parameters once: every annotation is seen."""
 
 import pytest
 

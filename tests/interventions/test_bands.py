@@ -1,10 +1,13 @@
 """Band twins: frequencies dealt out by grids, and the game of layers that differ in these alone."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from interp.errors import InputError
 from interp.interventions import (
+    compare_twins,
     deal_frequencies,
     make_pairs,
     measure_layers,
@@ -47,12 +50,12 @@ def test_grids_that_are_not_square_hold_other_frequencies_down_than_across():
     assert np.array_equal(owners == 0, (down[:, None] <= 1) & (across <= 4))
 
 
-def _game(grids, embed, n=40, seed=0):
-    rng = np.random.default_rng(seed)
+def _game(grids, embed, n=40, deal=0):
+    rng = np.random.default_rng(0)
     sides = rng.normal(size=(3, n, 16, 16, 3))
     donor, recipient, other = map(embed, sides)
     pairs = make_pairs(donor, recipient, reference=other)
-    return play_bands(pairs, sides[0], sides[1], grids, embed, seed=seed)
+    return play_bands(pairs, sides[0], sides[1], grids, embed, seed=deal)
 
 
 def _pixels_and_means(images):
@@ -78,6 +81,27 @@ def test_layers_of_different_grids_look_specialized_and_of_equal_grids_hardly():
     found = [measure_specialization(g, n_resamples=2).value for g in (apart, alike)]
     assert found[0] > 0.3
     assert abs(found[1]) < 0.1
+
+
+def test_twins_of_the_models_own_pairs_are_compared_pair_by_pair():
+    grids = {"a": [(4, 4)], "b": [(16, 16)], "c": [(16, 16)]}
+    # The same images dealt out anew: the model is one more band twin.
+    found = [
+        measure_specialization(_game(grids, _pixels_and_means, deal=deal), n_resamples=200)
+        for deal in range(6)
+    ]
+    excess = compare_twins(found[0], found[1:], paired=True)
+    assert excess.low < 0 < excess.high
+    # What all of them owe to these pairs cancels.
+    assert excess.sampling < 0.5 * compare_twins(found[0], found[1:]).sampling
+    same = compare_twins(found[0], [found[0]] * 5, paired=True)
+    assert (same.value, same.low, same.high) == (0, 0, 0)
+    few = measure_specialization(_game(grids, _pixels_and_means, n=20), n_resamples=200)
+    with pytest.raises(InputError, match=r"the model's own pairs.*here 40 and \[20\] pairs"):
+        compare_twins(found[0], [few, few], paired=True)
+    bare = replace(found[1], draws=None)
+    with pytest.raises(InputError, match="the model's own pairs"):
+        compare_twins(found[0], [bare, bare], paired=True)
 
 
 def test_what_is_no_grid_is_refused():
