@@ -44,8 +44,9 @@ def table(found: dict[str, dict]) -> str:
     """The verdicts of all models, with what they rest on, as Markdown."""
     lines = [
         "| model | pairs | compact | sources: S [bounds], d* PCA / Jacobian | d_img | specialized "
-        "| shares (content, composition, surface) | specialization | excess over twins [99 %] |",
-        "|---|---:|---|---|---:|---|---|---:|---:|",
+        "| shares (content, composition, surface) | specialization | beyond untrained twins [99 %] "
+        "| beyond band twins [99 %] |",
+        "|---|---:|---|---|---:|---|---|---:|---:|---:|",
     ]
     for name, record in found.items():
         deciding = next(one for one in record["layers"] if one["decides"])
@@ -65,6 +66,7 @@ def table(found: dict[str, dict]) -> str:
             ", ".join(deciding["shares"]["kinds"]),
             _interval(deciding["specialization"]),
             _interval(deciding["excess"]),
+            _interval(deciding.get("band_excess")),
         )
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)

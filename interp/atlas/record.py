@@ -10,6 +10,7 @@ from interp.atlas.files import read_atlas_files, write_atlas_files
 from interp.errors import InputError
 
 Matrix = tuple[tuple[float | None, ...], ...]
+MATRICES = "first_in last_in shapley shapley_low shapley_high shapley_se gap_low gap_high".split()
 
 
 @dataclass(frozen=True)
@@ -167,9 +168,8 @@ class LayerStudy:
     excess: Interval | None = None
     """Specialization beyond these, 99 % interval."""
     band_twins: tuple[float | None, ...] = ()
-    """Specialization where frequencies of the images are dealt out by the grids of the players."""
+    """Where frequencies of the images are dealt out by the grids of the players, and beyond it."""
     band_excess: Interval | None = None
-    """Specialization beyond these, 99 % interval."""
     wiring: dict[str, Interval] = field(default_factory=dict)
     """Specialization of the wiring twins, by name: skips cut, random subspaces."""
     notes: tuple[str, ...] = ()
@@ -366,39 +366,36 @@ def _check_counts(atlas: Atlas) -> None:
 def _check_tiles(atlas: Atlas) -> None:
     images = atlas.images
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
-        raise InputError(
-            f"images of an atlas are {images.dtype} {images.shape}, not uint8 [n, h, w, 3]"
-        )
+        given = f"{images.dtype} {images.shape}"
+        raise InputError(f"images of an atlas are {given}, not uint8 [n, h, w, 3]")
     named = [(row.name, row.images) for row in atlas.carriers]
     named += [(arm.name, arm.donors + arm.recipients) for arm in atlas.arms]
     named += [(kind.name, kind.swapped_images + kind.ablated_images) for kind in atlas.kinds]
     for name, tiles in named:
-        if odd := [tile for tile in tiles if not 0 <= tile < len(images)]:
-            raise InputError(f"{name} shows tile {odd[0]}, the atlas has {len(images)} images")
+        for tile in (tile for tile in tiles if not 0 <= tile < len(images)):
+            raise InputError(f"{name} shows tile {tile}, the atlas has {len(images)} images")
 
 
 def _check_shares(table: ShareTable, name: str) -> None:
     k, n = len(table.attributes), len(table.layers)
-    matrices = ("first_in", "last_in", "shapley", "shapley_low", "shapley_high", "shapley_se")
-    for field_name in (*matrices, "gap_low", "gap_high"):
+    for field_name in MATRICES:
         _check_matrix(getattr(table, field_name), (k, n), f"{field_name} of {name}")
     for field_name in ("total", "redundancy", "kinds"):
-        found = len(getattr(table, field_name))
-        if found != k:
+        if (found := len(getattr(table, field_name))) != k:
             raise InputError(f"{field_name} of {name} has {found} entries for {k} attributes")
-    for matrix in table.interactions or ():
-        _check_matrix(matrix, (n, n), f"interactions of {name}")
+    for one in table.interactions or ():
+        _check_matrix(one, (n, n), f"interactions of {name}")
 
 
 def _check_map(one: StepMap) -> None:
     w, n = len(one.windows), len(one.layers)
-    if len(one.calls) != w or len(one.noise) != w:
-        raise InputError(f"{one.name}: {len(one.calls)} calls for {w} windows")
     for cells in (*one.alpha.values(), *one.damage.values()):
         _check_matrix(cells, (w, n), one.name)
+    if {len(one.calls), len(one.noise)} != {w}:
+        raise InputError(f"{one.name}: {len(one.calls)} calls for {w} windows")
 
 
 def _check_matrix(rows: tuple[tuple[Any, ...], ...], shape: tuple[int, int], name: str) -> None:
     if len(rows) != shape[0] or any(len(row) != shape[1] for row in rows):
-        sizes = sorted({len(row) for row in rows})
-        raise InputError(f"{name} is {len(rows)} x {sizes}, not {shape[0]} x {shape[1]}")
+        sizes = f"{len(rows)} x {sorted({len(row) for row in rows})}"
+        raise InputError(f"{name} is {sizes}, not {shape[0]} x {shape[1]}")

@@ -18,6 +18,7 @@ from interp.interventions.compactness import (
     measure_kept,
 )
 from interp.interventions.confirmatory import Confirmatory, Tested, holm_effects
+from interp.interventions.controls import check_controls
 from interp.interventions.directions import (
     Directions,
     collect_codes,
@@ -46,6 +47,7 @@ from interp.interventions.end_to_end import (
     record_calls,
     train_end_to_end,
 )
+from interp.interventions.excess import Excess, compare_twins
 from interp.interventions.feature_record import Correlation, FeatureScan, Reported
 from interp.interventions.feature_scan import estimate_scan_features, scan_features
 from interp.interventions.freeu import freeu_edits
@@ -56,11 +58,9 @@ from interp.interventions.guidance import (
 )
 from interp.interventions.interchanging import Interchange, interchange, measure_interchange
 from interp.interventions.layers import (
-    Excess,
     Game,
     LayerShares,
     Specialization,
-    compare_twins,
     measure_layers,
     measure_specialization,
     play,
@@ -68,7 +68,7 @@ from interp.interventions.layers import (
     specialize,
 )
 from interp.interventions.listing import list_carriers, make_carrier, split_calls
-from interp.interventions.planted import PLANTED, Study, check_controls
+from interp.interventions.planted import PLANTED, Study
 from interp.interventions.raw import RAW, available_raw
 from interp.interventions.roles import find_role
 from interp.interventions.scan_carriers import scan

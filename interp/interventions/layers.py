@@ -1,6 +1,5 @@
 """Who does what among layers: first-in, last-in and Shapley shares, redundancy, specialization."""
 
-import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -20,16 +19,12 @@ from interp.interventions.effects import (
     solve_shares,
 )
 from interp.interventions.numbers import check_whole
-from interp.stats import student_quantile
 
 # Up to this many layers all 2^L subsets are run and the Shapley share has no Monte Carlo error.
 EXACT = 6
 ORDERS = 64
 # First-in and last-in count as equal where their difference lies within this, with confidence.
 AGREE = 0.1
-# Confidence of the excess over twins, whose law is skewed: of 100 redraws of P5 as many as 8 came
-# out above their twins at 95 %, 3 at 99 %.
-EXCESS_LEVEL = 0.99
 # A total share below this, spread evenly, is too near 0 to be divided by.
 LEAST_TOTAL = 0.05
 
@@ -110,26 +105,6 @@ class Specialization:
     n_pairs: int
     draws: np.ndarray | None = field(default=None, repr=False, compare=False)
     """Of each bootstrap sample of pairs; the same samples for games of as many pairs."""
-
-
-@dataclass(frozen=True)
-class Excess:
-    """Specialization of a model beyond its twins, with an interval of 99 % for a normal law.
-
-    Where that law is exponential, 5 twins put the lower bound of one more draw of it above 0 in
-    3.3 % of samples, not in .5 %.
-    """
-
-    value: float | None
-    low: float | None
-    high: float | None
-    sampling: float | None
-    """Half-width due to pairs alone: it falls with their number."""
-    twins: tuple[float, ...]
-    """Specialization of each twin that moves images."""
-    n_pairs: int
-    n_tried: int
-    """Twins that were played, also those that move nothing."""
 
 
 def play(
@@ -356,61 +331,3 @@ def measure_specialization(
     low, high = np.quantile(found[1:], [tail, 1 - tail])
     se = float(found[1:].std(ddof=1))
     return Specialization(float(found[0]), float(low), float(high), se, n_pairs, found[1:])
-
-
-@functools.cache
-def _quantile(df: float) -> float:
-    return student_quantile(0.5 + EXCESS_LEVEL / 2, df)
-
-
-def compare_twins(
-    model: Specialization, twins: Sequence[Specialization], *, paired: bool = False
-) -> Excess:
-    """Specialization beyond twins: untrained copies, or band twins, each of another seed.
-
-    excess = m - mean(t); half-width = q sqrt(se^2 + s^2 (1 + 1 / T)), s the standard deviation of T
-    twins, se the bootstrap error of m, q Student's 99.5 % quantile with T - 1 degrees of freedom:
-    a prediction interval, so that a model which is one more draw of the twins' law stays inside.
-    It takes that law as normal; P5's is skewed, hence 99 % and not 95 %. Undefined where the
-    model's specialization is. Twins that move nothing are left out.
-
-    paired: the twins are of the model's own pairs, as band twins are. Then se is that of m -
-    mean(t) over the same bootstrap samples, and q has Satterthwaite's degrees of freedom, for se is
-    known far better than s.
-
-    Raises InputError for fewer than two defined twins, or paired ones of other pairs.
-    """
-    defined = [twin for twin in twins if twin.value is not None]
-    values = tuple(twin.value for twin in defined if twin.value is not None)
-    if len(values) < 2:
-        raise InputError(
-            f"{len(values)} of {len(twins)} twins have a specialization; at least 2 are needed to "
-            "know how much initializations differ"
-        )
-    if model.value is None or model.se is None:
-        return Excess(None, None, None, None, values, model.n_pairs, len(twins))
-    t = len(values)
-    variance = float(np.var(values, ddof=1)) * (1 + 1 / t)
-    se, df = model.se, float(t - 1)
-    if paired:
-        se = _paired_error(model, defined)
-        share = variance / (se**2 + variance) if variance else 0.0
-        # Beyond a thousand Student's law is normal.
-        df = df / max(share, math.sqrt(df / 1e3)) ** 2
-    quantile = _quantile(df)
-    excess = model.value - float(np.mean(values))
-    half = quantile * math.hypot(se, math.sqrt(variance))
-    low, high, sampling = excess - half, excess + half, quantile * se
-    return Excess(excess, low, high, sampling, values, model.n_pairs, len(twins))
-
-
-def _paired_error(model: Specialization, twins: Sequence[Specialization]) -> float:
-    draws = [one.draws for one in (model, *twins) if one.draws is not None]
-    sizes = {one.n_pairs for one in (model, *twins)} | {-len(one) for one in draws}
-    if len(draws) <= len(twins) or len(sizes) != 2:
-        raise InputError(
-            "paired twins need the bootstrap samples of the model's own pairs: measure both with "
-            f"as many pairs and resamples (here {model.n_pairs} and "
-            f"{sorted({twin.n_pairs for twin in twins})} pairs)"
-        )
-    return float((draws[0] - np.mean(draws[1:], axis=0)).std(ddof=1))

@@ -13,7 +13,8 @@ import numpy as np
 from interp.errors import InputError
 from interp.interventions.compactness import KEEP, Compactness
 from interp.interventions.effects import LEVEL, Effect
-from interp.interventions.layers import AGREE, EXCESS_LEVEL, Excess, LayerShares
+from interp.interventions.excess import EXCESS_LEVEL, Excess
+from interp.interventions.layers import AGREE, LayerShares
 
 RULE_FILE = Path(__file__).with_name("rule.json")
 
