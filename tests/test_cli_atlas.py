@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from interp.atlas import Atlas, AtlasConfig, Prompts, PublicConfig, atlas, load_atlas
+from interp.atlas.config import choose_sizes
 from interp.cli import main
 from interp.cli.atlas import MakeAtlas, table_rows
 from interp.dashboards import build_atlas_page
@@ -36,6 +37,29 @@ def test_bad_input_is_refused_before_any_image_is_made(
     assert message in said
     assert "planted controls" not in said
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_with_the_atlas_of_another_run_is_refused_before_any_image_is_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_atlas().save(tmp_path)
+    before = (tmp_path / "atlas.json").read_bytes()
+    assert main(["atlas", "zoo:vae", "--seed", "1", "--out", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert 'spec of model: "zoo:made", now "zoo:vae"' in said
+    assert "give another folder" in said
+    assert "planted controls" not in said
+    assert (tmp_path / "atlas.json").read_bytes() == before
+
+
+def test_fit_is_what_was_asked_for_and_its_default_is_cut_by_quick() -> None:
+    quick = choose_sizes(AtlasConfig(quick=True), 1)
+    assert (quick.n_fit, quick.n_latents, quick.n_pairs) == (512, 512, 24)
+    asked = choose_sizes(AtlasConfig(quick=True, fit=2000), 1)
+    assert (asked.n_fit, asked.n_latents) == (2000, 2000)
+    assert choose_sizes(AtlasConfig(), 8).n_fit == 256
+    assert choose_sizes(AtlasConfig(fit=300), 8).n_fit == 300
+    assert choose_sizes(AtlasConfig(quick=True, fit=48), 8).n_fit == 48
 
 
 def test_the_command_line_names_what_differs_from_the_defaults() -> None:

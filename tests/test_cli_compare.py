@@ -33,6 +33,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for seed, name in enumerate("xy"):
         np.save(tmp_path / f"{name}.npy", features(seed).numpy())
         (tmp_path / f"{name}.txt").write_text("".join(f"image{i}\n" for i in range(N)))
+    np.save(tmp_path / "short.npy", features(0).numpy()[:9])
     (tmp_path / "pairs.txt").write_text("".join(f"cluster{i // 2}\n" for i in range(N)))
     return tmp_path
 
@@ -99,6 +100,11 @@ def test_stores_with_labels_and_twins_are_compared_as_before(
     ("words", "message"),
     [
         (["x.npy"], "1 model to compare"),
+        (
+            ["x.npy", "short.npy"],
+            "short/features has 9 rows and x/features has 60 rows: row i must be the same image in "
+            "both; drop the rows that the other lacks, or name the rows by --ids",
+        ),
         (["x.npy", "b=y.npy"], "'x.npy' has no label: give LABEL=MODEL for all, or for none"),
         (["b=x.npy", "b=y.npy"], "two models have the label 'b'"),
         (["x.npy", "y.npy", "--folds", "61"], "2 <= --folds <= number of clusters"),

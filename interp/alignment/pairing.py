@@ -13,6 +13,8 @@ from interp.errors import InputError
 
 # Image id of a sample: the weights that made it, and the seed and options that they were given.
 SAMPLE = re.compile(r"^(?P<weights>.+?)@(?P<given>seed\d+(?:,.*)?)$", re.DOTALL)
+# Id of a row of a matrix without ids, as `matrix_representations` names it.
+_COUNTED = re.compile(r"^row \d+$")
 
 
 def sample_set(representations: Sequence[Representation]) -> str:
@@ -145,6 +147,7 @@ def pair_up(
         missing = sorted(set(wanted) - set(one.ids))
         extra = sorted(set(one.ids) - set(wanted)) if images is None else []
         if missing or extra:
+            _check_counts(one, first)
             raise InputError(
                 f"{one.name} and {first.name} are not on the same images: {one.name} lacks "
                 f"{len(missing)} ({some_ids(missing)}) and has {len(extra)} others "
@@ -161,6 +164,17 @@ def pair_up(
                 raise InputError(f"{one.name} disagrees with the others on {odd} {what}")
         out = [dataclasses.replace(one, **{what: known}) for one in out]
     return out
+
+
+def _check_counts(one: Representation, other: Representation) -> None:
+    """Refuse matrices of different lengths in words of their own where rows have no names."""
+    counted = all(_COUNTED.match(name) for name in (*one.ids[:1], *other.ids[:1]))
+    if counted and len(one.ids) != len(other.ids):
+        raise InputError(
+            f"{one.name} has {len(one.ids)} rows and {other.name} has {len(other.ids)} rows: row i "
+            "must be the same image in both; drop the rows that the other lacks, or name the rows "
+            "by ids="
+        )
 
 
 def _check_images(representations: Sequence[Representation]) -> None:

@@ -36,7 +36,8 @@ class AtlasConfig:
     gradients: int = 0
     """Random projections behind the Jacobian basis; 0: 512 or, with several calls, 256."""
     fit: int = 1024
-    """Samples of a source behind its PCA basis, and at most as many held-out images."""
+    """Samples of a source behind its PCA basis, and held-out images behind d_img. The default alone
+    is cut to 256 images with several calls, and to 512 (96 with several calls) by quick."""
     batch_size: int = 32
     """Images per run."""
     images: int = 6
@@ -46,7 +47,8 @@ class AtlasConfig:
     device: str = "cpu"
     """Device of the model: cpu, cuda, cuda:0 ..."""
     quick: bool = False
-    """Few pairs, steps and players: under a minute, numbers too rough to quote."""
+    """Few pairs, steps and players, numbers too rough to quote: about a minute, two for models of
+    several calls."""
 
     def __post_init__(self) -> None:
         bounds = {"steps": 1, "twins": 2, "fit": 2, "batch_size": 1, "images": 1, "seed": 0}
@@ -94,7 +96,7 @@ def choose_sizes(config: AtlasConfig, calls: int) -> Sizes:
         n_pairs=n,
         n_reference=128,
         # Behind d_img where no data are at hand.
-        n_fit=min(config.fit, 256 if several else 1024),
+        n_fit=_cut_fit(config, 256 if several else 1024),
         n_latents=config.fit,
         gradients=config.gradients or (256 if several else 512),
         # 2^4 and 2^6 subsets: what 4 minutes allow.
@@ -111,11 +113,16 @@ def _quick(config: AtlasConfig, calls: int) -> Sizes:
     return Sizes(
         n_pairs=n,
         n_reference=48,
-        n_fit=min(config.fit, 96 if calls > 1 else 512),
-        n_latents=min(config.fit, 512),
+        n_fit=_cut_fit(config, 96 if calls > 1 else 512),
+        n_latents=_cut_fit(config, 512),
         gradients=config.gradients or (32 if calls > 1 else 192),
         players=3,
         map_players=2,
         twin_pairs=LEAST_PAIRS,
         carriers=4,
     )
+
+
+def _cut_fit(config: AtlasConfig, most: int) -> int:
+    """`fit` as it was asked for; its default is cut to `most`."""
+    return min(config.fit, most) if config.fit == AtlasConfig.fit else config.fit

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -44,6 +45,46 @@ def read_atlas_files(kind: type[R], folder: str | Path) -> R:
     """Read a record of type `kind` and its images. Raises InputError where they do not fit."""
     path = Path(folder)
     path = path / RECORD if path.is_dir() else path
+    values = _read_values(path)
+    try:
+        images = _read_sheet(path.parent, values.pop("images", None))
+        return decode(kind, values, images=images)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def refuse_other_run(folder: str | Path, wanted: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse a folder with the atlas of another run, which `write_atlas_files` would replace.
+
+    wanted: part of the record ("model", "config", ...) -> the values that this run will write.
+    Raises InputError that names what differs; nothing where the folder holds no atlas.
+    """
+    path = Path(folder) / RECORD
+    if not path.exists():
+        return
+    try:
+        found = _read_values(path)
+    except InputError as error:
+        raise InputError(f"{error}; give another folder") from error
+    odd = []
+    for part, values in wanted.items():
+        there = found.get(part)
+        there = there if isinstance(there, dict) else {}
+        for name, value in encode(values).items():
+            if there.get(name) != value:
+                odd.append(f"{name} of {part}: {_shown(there.get(name))}, now {_shown(value)}")
+    if odd:
+        raise InputError(
+            f"{path.parent} holds the atlas of another run ({'; '.join(odd)[:600]}); give another "
+            "folder"
+        )
+
+
+def _shown(value: Any) -> str:
+    return f"{json.dumps(value):.60}"
+
+
+def _read_values(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -52,11 +93,7 @@ def read_atlas_files(kind: type[R], folder: str | Path) -> R:
         raise InputError(
             f"{path} is not a saved atlas of format {FORMAT}, the one that this version reads"
         )
-    try:
-        images = _read_sheet(path.parent, values.pop("images", None))
-        return decode(kind, values, images=images)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
+    return values
 
 
 def _replace(path: Path, data: bytes) -> None:

@@ -10,6 +10,7 @@ from interp.atlas.bases import make_images
 from interp.atlas.compact import count_image, source_carriers, weigh_sources
 from interp.atlas.config import AtlasConfig, Sizes, choose_sizes
 from interp.atlas.deviations import measure_deviations
+from interp.atlas.files import refuse_other_run
 from interp.atlas.games import merge_players, remember
 from interp.atlas.job import Clock, Job, Tiles
 from interp.atlas.judging import judge, record_check, run_controls
@@ -86,7 +87,8 @@ def atlas(
     Args:
         model: a spec ("zoo:ddpm", "diffusers:<id or folder>") or a loaded model.
         config: sizes and seeds; None: the defaults.
-        out: folder for `Atlas.save` and for finished parts, with which a killed run goes on.
+        out: folder for `Atlas.save` and for finished parts, with which a killed run goes on. It may
+            hold an earlier atlas of equal model and settings, which is then replaced.
         twin: seed -> the same architecture with fresh weights, for models that no spec names.
         attributes: name -> function of images uint8 [n, h, w, 3], or floats in [0, 1], that gives
             [n, d_k]; two or more, in place of those that `config` names.
@@ -100,7 +102,7 @@ def atlas(
 
     Raises:
         InterpError: bad settings, a model that makes no images, too few prompts, carriers or runs
-            that do not fit.
+            that do not fit, a folder with the atlas of another run.
     """
     config = config or AtlasConfig()
     clock = Clock(progress or (lambda line: None))
@@ -108,6 +110,8 @@ def atlas(
     with clock.stage("load the model and check what is asked for"):
         loaded = load(model, device=config.device) if isinstance(model, str) else model
         plan = _plan(loaded, config, attributes)
+        if out is not None:
+            refuse_other_run(out, _identify(plan))
         if public is not None and not plan.drawn.donor.prompts:
             raise InputError(f"{loaded.name} takes no prompts: the public protocol is about them")
         make_twin = twin_maker(loaded, spec, twin)
@@ -167,6 +171,24 @@ def _plan(model: Model, config: AtlasConfig, attributes: Mapping[str, Attribute]
         encoder.require("encode")
     noise = {moment.call: moment.log_snr for moment in moments or ()}
     return _Plan(model, config, sizes, recipe, drawn, stages, calls, noise, encoder, attributes)
+
+
+def _identify(plan: _Plan) -> dict[str, dict[str, Any]]:
+    """What a record says of its run: an earlier one of equal parts may be replaced."""
+    about = plan.model.identity()
+    return {
+        "model": {name: about[name] for name in ("spec", "weights_sha256")},
+        "config": dataclasses.asdict(plan.config),
+        "recipe": _share_recipe(plan.recipe),
+    }
+
+
+def _share_recipe(recipe: Generation) -> dict[str, Any]:
+    """What donors and recipients share."""
+    shared = dataclasses.asdict(recipe)
+    for name in ("n", "seed", "prompts", "classes"):
+        shared.pop(name)
+    return shared
 
 
 def _prepare(plan: _Plan, out: Path | None, clock: Clock) -> Job:
@@ -301,9 +323,6 @@ def _judge(job: Job, parts: _Parts) -> VerdictRecord | None:
 
 def _record(job: Job, parts: _Parts, verdict: VerdictRecord | None, made_by: str) -> Atlas:
     drawn, config = job.drawn, job.config
-    shared = dataclasses.asdict(job.recipe)
-    for name in ("n", "seed", "prompts", "classes"):
-        shared.pop(name)
     seeds = list_training_seeds(job.model.name)
     notes = [seed_sentence(seeds)]
     if job.calls > 1:
@@ -317,7 +336,7 @@ def _record(job: Job, parts: _Parts, verdict: VerdictRecord | None, made_by: str
             for name, x in job.pairs.donor.items()
         ),
         config=dataclasses.asdict(config),
-        recipe=shared,
+        recipe=_share_recipe(job.recipe),
         n_pairs=job.pairs.n_pairs,
         n_reference=len(job.reference),
         seeds={**drawn.seeds, "all": config.seed},

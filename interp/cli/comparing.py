@@ -26,6 +26,7 @@ OPTIONS = (
     (r"\btwins=", "--twins"),
     (r"\bimages=STORE\b", "--images STORE"),
     (r", or name the common ones in images=", ""),
+    (r"\bids=", "--ids"),
     (r": pass a Representation, or pixels=False", ": name other --levels"),
     (r": pass a Representation, or leave '[^']*' out", ": name other --levels"),
     (r"\bpixels=False\b", "--levels without pixels"),

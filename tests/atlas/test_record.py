@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from interp.atlas import load_atlas
+from interp.atlas.files import refuse_other_run
 from interp.errors import InputError
 from tests.atlas.made import make_atlas
 
@@ -41,6 +43,25 @@ def test_large_tiles_are_shrunk(tmp_path: Path) -> None:
     images = np.zeros((12, 256, 128, 3), np.uint8)
     dataclasses.replace(make_atlas(), images=images).save(tmp_path)
     assert load_atlas(tmp_path).images.shape == (12, 128, 64, 3)
+
+
+def test_an_equal_run_may_replace_an_atlas_and_another_may_not(tmp_path: Path) -> None:
+    wanted = {"config": {"n_pairs": 40, "steps": 8, "quick": False}, "recipe": {"guidance": 1.0}}
+    refuse_other_run(tmp_path, wanted)
+    make_atlas().save(tmp_path)
+    refuse_other_run(tmp_path, wanted)
+    wanted["config"]["steps"] = 4
+    wanted["config"]["prompts"] = ("a", "b")
+    wanted["model"] = {"spec": "zoo:other"}
+    said = re.escape(
+        "holds the atlas of another run (steps of config: 8, now 4; prompts of config: null, now "
+        '["a", "b"]; spec of model: "zoo:made", now "zoo:other"); give another folder'
+    )
+    with pytest.raises(InputError, match=said):
+        refuse_other_run(tmp_path, wanted)
+    (tmp_path / "atlas.json").write_text("{}")
+    with pytest.raises(InputError, match=r"not a saved atlas of format 1.*give another folder"):
+        refuse_other_run(tmp_path, wanted)
 
 
 def _break(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
