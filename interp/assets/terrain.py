@@ -329,7 +329,8 @@ class Denoising:
     def _run(self, root: nn.Module, x: Tensor, sigma: float, classes: Sequence[int]) -> Tensor:
         labels = classes or (NULL_CLASS,) * len(x)
         if not all(0 <= c < N_CLASSES for c in labels):
-            raise InputError(f"class {max(labels)}: difficulty takes 0..{N_CLASSES - 1}")
+            odd = next(c for c in labels if not 0 <= c < N_CLASSES)
+            raise InputError(f"class {odd}: difficulty takes 0..{N_CLASSES - 1}")
         difficulty = torch.tensor(labels).to(x) / (N_CLASSES - 1)
         return root(x, x.new_full((len(x),), sigma), difficulty)
 

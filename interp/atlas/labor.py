@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from interp.atlas.games import (
     Arms,
@@ -25,8 +26,8 @@ from interp.atlas.tables import (
     share_table,
     specialization_interval,
 )
-from interp.atlas.twins import MakeTwin, find_skips
-from interp.errors import InputError
+from interp.atlas.twins import MakeTwin, Untrained, find_skips
+from interp.errors import InputError, InterpError
 from interp.interventions import (
     Carrier,
     Effect,
@@ -36,7 +37,9 @@ from interp.interventions import (
     ablate,
     compare_twins,
     embed_images,
+    exceed_nothing,
     list_carriers,
+    make_pairs,
     measure_effect,
     measure_layers,
     measure_specialization,
@@ -79,7 +82,8 @@ def share_labor(job: Job, make_twin: MakeTwin) -> Labor:
         shares, own = measure_layers(game, seed=job.config.seed), measure_specialization(game)
     with job.clock.stage(f"the same on {job.config.twins} untrained twins"):
         twins = _play_twins(job, players, make_twin)
-    excess = _compare(job, own, twins)
+    # That swaps move no twin of a user's own says nothing of the architecture.
+    excess = _compare(job, own, twins, isinstance(make_twin, Untrained))
     with job.clock.stage(f"the same on {job.config.twins} band twins of the images"):
         banded = _play_bands(job, players)
     bands = compare_twins(own, banded, paired=True)
@@ -139,12 +143,14 @@ def _fewer(job: Job, model: Model) -> Arms:
 
 
 def _play_twins(job: Job, players: Sequence[Carrier], make_twin: MakeTwin) -> list[Specialization]:
+    """Specialization of twins that could be played; undefined where swaps move none."""
     found: list[Specialization] = []
     wanted, moved = job.config.twins, 0
     # Twins count from 1: seed 0 is often that of the network itself.
     for seed in range(1, _TRIES * wanted + 1):
-        found.append(_play_twin(job, players, make_twin, seed))
-        moved += found[-1].value is not None
+        one = _play_twin(job, players, make_twin, seed)
+        found += [] if one is None else [one]
+        moved += one is not None and one.value is not None
         # Enough, or the tries that are left would not be.
         if moved == wanted or (seed >= wanted and moved < wanted / 2):
             break
@@ -153,32 +159,34 @@ def _play_twins(job: Job, players: Sequence[Carrier], make_twin: MakeTwin) -> li
 
 def _play_twin(
     job: Job, players: Sequence[Carrier], make_twin: MakeTwin, seed: int
-) -> Specialization:
+) -> Specialization | None:
+    """One twin; None where it cannot be played, which is no finding."""
     twin = make_twin(seed)
     # Another maker's twin of the same seed is another network.
     name = f"twin-{seed}-{recipe_hash(twin.identity()['components'])}"
     try:
         game = play_parts(twin, players, _fewer(job, twin), folder=job.folder, name=name)
-    except InputError as error:
-        job.warnings.append(f"untrained twin {seed} is left out: {error}")
-        return Specialization(None, None, None, None, job.sizes.twin_pairs)
-    return measure_specialization(game, n_resamples=2)
+        return measure_specialization(game, n_resamples=2)
+    except InterpError as error:
+        job.warnings.append(f"Untrained twin {seed} cannot be played: {error}")
+        return None
 
 
-def _compare(job: Job, own: Specialization, twins: Sequence[Specialization]) -> Excess:
-    """The excess over the twins that move; undefined where they are fewer than asked for."""
+def _compare(
+    job: Job, own: Specialization, twins: Sequence[Specialization], trusted: bool
+) -> Excess:
+    """The excess over the twins that move; over none where none of enough does."""
     defined = [one for one in twins if one.value is not None]
     if len(defined) >= job.config.twins:
         return compare_twins(own, defined)
-    level = (
-        "Specialization beyond them is undefined."
-        if defined
-        else "Band twins alone are the level of specialization."
-    )
+    still = trusted and not defined and len(twins) >= job.config.twins
+    level = "Specialization of the model itself" if still else "Nothing"
     job.warnings.append(
-        f"Swaps of writes move {len(defined)} of {len(twins)} untrained twins: what comes out of "
-        f"the others is decided by other sources. {level}"
+        f"Swaps of writes move {len(defined)} of {len(twins)} untrained twins that were played: "
+        f"what comes out of the others is decided by other sources. {level} is held against 0."
     )
+    if still:
+        return exceed_nothing(own, len(twins))
     values = tuple(one.value for one in defined if one.value is not None)
     return Excess(None, None, None, None, values, own.n_pairs, len(twins))
 
@@ -188,23 +196,32 @@ def _play_bands(job: Job, players: Sequence[Carrier]) -> list[Specialization]:
     grids = {one.label: [_find_grid(job.model, name) for name in one.points] for one in players}
 
     def embed(pixels: np.ndarray) -> dict[str, np.ndarray]:
-        images = torch.as_tensor(pixels.round().clip(0, 255).astype(np.uint8))
-        return embed_images(images, job.attributes)
+        return embed_images(_fade(pixels), job.attributes)
 
-    sides = (job.donors.numpy(), job.recipients.numpy())
-    games = (
-        play_bands(job.pairs, *sides, grids, embed, seed=seed)
-        for seed in range(1, job.config.twins + 1)
-    )
-    return [measure_specialization(game) for game in games]
+    # Sums of frequencies leave the range of pixels: at half the contrast hardly any does.
+    sides = [images.numpy() for images in (job.donors, job.recipients, job.reference)]
+    embedded = [embed(images) for images in sides]
+    pairs = make_pairs(embedded[0], embedded[1], reference=embedded[2])
+    found = []
+    for seed in range(1, job.config.twins + 1):
+        game = play_bands(pairs, sides[0], sides[1], grids, embed, seed=seed)
+        found.append(measure_specialization(game))
+    return found
+
+
+def _fade(pixels: np.ndarray) -> Tensor:
+    """Images at half the contrast, uint8."""
+    faded = 127.5 + (pixels - 127.5) / 2
+    return torch.as_tensor(faded.round().clip(0, 255).astype(np.uint8))
 
 
 def _find_grid(model: Model, name: str) -> tuple[int, ...]:
-    """The grid that a write ends up on; () where it has none, as that of a vector."""
+    """The grid (h, w) that a write ends up on; () where it has none, as a vector or a text."""
     point = model.points[name]
     # A style has no grid of its own, but the layer that it modulates has.
-    owner = model.points.get(point.module, point)
-    return point.grid or owner.grid
+    grid = point.grid or model.points.get(point.module, point).grid
+    # Of frames, one: [..., h, w].
+    return grid[-2:] if point.stream != "text" and len(grid) > 1 else ()
 
 
 def _cut(job: Job, players: Sequence[Carrier]) -> Interval:

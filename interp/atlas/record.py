@@ -10,7 +10,7 @@ from interp.atlas.files import read_atlas_files, write_atlas_files
 from interp.errors import InputError
 
 Matrix = tuple[tuple[float | None, ...], ...]
-MATRICES = "first_in last_in shapley shapley_low shapley_high shapley_se gap_low gap_high".split()
+SHARES = ("first_in", "last_in", "shapley", "shapley_low", "shapley_high", "shapley_se")
 
 
 @dataclass(frozen=True)
@@ -366,8 +366,7 @@ def _check_counts(atlas: Atlas) -> None:
 def _check_tiles(atlas: Atlas) -> None:
     images = atlas.images
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
-        given = f"{images.dtype} {images.shape}"
-        raise InputError(f"images of an atlas are {given}, not uint8 [n, h, w, 3]")
+        raise InputError(f"images are {images.dtype} {images.shape}, not uint8 [n, h, w, 3]")
     named = [(row.name, row.images) for row in atlas.carriers]
     named += [(arm.name, arm.donors + arm.recipients) for arm in atlas.arms]
     named += [(kind.name, kind.swapped_images + kind.ablated_images) for kind in atlas.kinds]
@@ -378,7 +377,7 @@ def _check_tiles(atlas: Atlas) -> None:
 
 def _check_shares(table: ShareTable, name: str) -> None:
     k, n = len(table.attributes), len(table.layers)
-    for field_name in MATRICES:
+    for field_name in (*SHARES, "gap_low", "gap_high"):
         _check_matrix(getattr(table, field_name), (k, n), f"{field_name} of {name}")
     for field_name in ("total", "redundancy", "kinds"):
         if (found := len(getattr(table, field_name))) != k:
@@ -397,5 +396,5 @@ def _check_map(one: StepMap) -> None:
 
 def _check_matrix(rows: tuple[tuple[Any, ...], ...], shape: tuple[int, int], name: str) -> None:
     if len(rows) != shape[0] or any(len(row) != shape[1] for row in rows):
-        sizes = f"{len(rows)} x {sorted({len(row) for row in rows})}"
-        raise InputError(f"{name} is {sizes}, not {shape[0]} x {shape[1]}")
+        sizes = sorted({len(row) for row in rows})
+        raise InputError(f"{name} is {len(rows)} x {sizes}, not {shape[0]} x {shape[1]}")

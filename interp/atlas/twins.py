@@ -2,12 +2,28 @@
 
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
 
 from interp.errors import InputError, InterpError
 from interp.loading import load
 from interp.models import Model
 
 MakeTwin = Callable[[int], Model]
+
+
+@dataclass(frozen=True)
+class Untrained:
+    """The library's own maker of twins: the same architecture with fresh weights."""
+
+    source: Any
+    options: dict[str, Any]
+
+    def __call__(self, seed: int) -> Model:
+        """Return the twin of an initialization seed."""
+        return load(self.source, untrained=True, seed=seed, **self.options)
+
+
 # Training seeds are small numbers: 0, 1, 2 ...
 _MOST_SEEDS = 10
 
@@ -23,12 +39,10 @@ def twin_maker(model: Model, spec: str | None, make: MakeTwin | None) -> MakeTwi
     if make is not None:
         return make
     if spec is not None:
-        device = model.device
-        return lambda seed: load(spec, untrained=True, seed=seed, device=device)
+        return Untrained(spec, {"device": model.device})
     adapter = getattr(model, "adapter", None)
     if adapter is not None:
-        root = model.root
-        return lambda seed: load(root, untrained=True, seed=seed, adapter=adapter)
+        return Untrained(model.root, {"adapter": adapter})
     host = getattr(model, "host", None)
     whole = getattr(host, "pipe", None) or model.root
     if model.family in ("gan",) or whole is None:
@@ -36,7 +50,7 @@ def twin_maker(model: Model, spec: str | None, make: MakeTwin | None) -> MakeTwi
             f"{model.name} is a loaded model: give its spec, or twin=, a function of a seed that "
             "returns an untrained one"
         )
-    return lambda seed: load(whole, untrained=True, seed=seed)
+    return Untrained(whole, {})
 
 
 def find_skips(model: Model) -> list[str]:

@@ -14,6 +14,8 @@ from interp.errors import InputError
 MIN_ROWS = 4
 # Below this share of the raw norm, the centered part is rounding of a constant (float64 has 2e-16).
 CONSTANT = 1e-13
+# Below this one the mean is taken twice.
+ROUNDED = 1e-6
 # Largest values between these can be squared and summed without overflow or loss.
 SAFE = (1e-100, 1e100)
 
@@ -70,6 +72,10 @@ def center(x: Any, name: str = "x") -> Float[Tensor, "n d"]:
     x = x - mean
     norm = torch.linalg.vector_norm(x)
     raw = torch.hypot(norm, math.sqrt(len(x)) * torch.linalg.vector_norm(mean))
+    if bool(norm <= ROUNDED * raw):
+        # The mean of large numbers has errors of their size.
+        x = x - x.mean(0)
+        norm = torch.linalg.vector_norm(x)
     if bool(norm <= CONSTANT * raw) or not peak > 0:
         raise InputError(
             f"{name} is constant: all {x.shape[0]} rows are equal, so it has no geometry; "

@@ -35,7 +35,7 @@ from interp.errors import InputError
 from interp.geometry.features import center, same_rows
 from interp.geometry.measure import Measure
 from interp.geometry.moments import pairing_moments, share_sums
-from interp.geometry.search import metric_rows, nearest, search_rows, tie_order
+from interp.geometry.search import check_width, metric_rows, nearest, search_rows, tie_order
 
 # Huh et al. (2024) use k = 10 of n = 1024.
 FRACTION = 0.01
@@ -59,7 +59,7 @@ def list_width(n: int, k: int) -> int:
 
     Rows that do are searched again. Up to n / 64 torch.topk goes its short way.
     """
-    return max(k + k // 4 + 6, n // 64 - 1)
+    return max(k + k // 4 + 6, min(n // 64 - 1, 2 * k + 16))
 
 
 def mutual_knn(
@@ -217,6 +217,8 @@ def kept_rows(folds: Int[np.ndarray, " n"], k: int) -> Iterator[np.ndarray]:
 
 def kept_neighbors(layer: KNNLayer, kept: np.ndarray) -> Int[Tensor, "m k"]:
     """The k nearest kept rows of each kept row, in the numbering of the whole sample."""
+    units = None if layer.units is None else layer.units[kept]
+    check_width(len(kept), layer.k, units)
     ids = layer.ids.numpy()[kept]
     alive = np.zeros(layer.ids.shape[0], dtype=bool)
     alive[kept] = True
@@ -227,7 +229,6 @@ def kept_neighbors(layer: KNNLayer, kept: np.ndarray) -> Int[Tensor, "m k"]:
     take[short] = np.arange(ids.shape[1]) < layer.k
     out = ids[take].reshape(len(kept), layer.k).astype(np.int64)
     if len(short):
-        units = None if layer.units is None else layer.units[kept]
         # The same circle, of the rows that are left.
         ties = layer.ties[kept].argsort().argsort()
         rows = layer.rows[torch.from_numpy(kept)]

@@ -32,7 +32,9 @@ def nearest(
     """Ids of the `width` nearest rows of each row, nearest first; int32.
 
     Distances are taken in float64 and compared in float32, so that rows at equal distance tie
-    instead of being ordered by rounding. Cost n^2 d / 2 up to n = 8192; beyond, n^2 d in slabs:
+    instead of being ordered by rounding. They come from products about the common mean: rows nearer
+    to each other than about 1e-5 of their distance from it may be ordered wrongly, and than 1e-7
+    count as equal. Cost n^2 d / 2 up to n = 8192; beyond, n^2 d in slabs:
     never an n x n array above 256 MB.
 
     units: [n]; rows of the same unit (positions of one image) are not neighbors of each other.
@@ -41,7 +43,8 @@ def nearest(
     ties: [n] places of the rows on a circle, a permutation of 0..n - 1 as from `tie_order`: of rows
     at equal distance the next after row i come first. None: the lower id first, which must not be
     used on both sides of a comparison.
-    Raises InputError for NaN, n < 4, a constant representation, a zero row under cosine.
+    Raises InputError for NaN, n < 4, a constant representation, a zero row under cosine, a width
+    of more rows than there are.
     """
     return search_rows(metric_rows(x, metric), width, units, metric, ties)
 
@@ -56,6 +59,7 @@ def search_rows(
 ) -> Int[Tensor, "q w"]:
     """`nearest` of rows as `metric_rows` gives them; `wanted`: of these rows alone."""
     n = rows.shape[0]
+    check_width(n, width, units)
     asked = torch.arange(n) if wanted is None else torch.as_tensor(wanted)
     own = None if units is None else torch.as_tensor(units)
     places = torch.arange(n) if ties is None else torch.as_tensor(ties).long()
@@ -82,6 +86,13 @@ def search_rows(
         found = keys.topk(width, dim=1, largest=False, sorted=True).values
         out[part.start + again] = ids[((found & 0xFFFFFFFF) + begin) % n]
     return out
+
+
+def check_width(n: int, width: int, units: np.ndarray | None) -> None:
+    """Raise InputError where some row has fewer than `width` rows of other units beside it."""
+    largest = 1 if units is None else int(np.bincount(units).max())
+    if not 1 <= width <= n - largest:
+        raise InputError(f"{width} neighbors, but only {n - largest} of {n} rows of other images")
 
 
 def _parts(n: int, step: int) -> list[slice]:

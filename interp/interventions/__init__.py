@@ -47,7 +47,7 @@ from interp.interventions.end_to_end import (
     record_calls,
     train_end_to_end,
 )
-from interp.interventions.excess import Excess, compare_twins
+from interp.interventions.excess import Excess, compare_twins, exceed_nothing
 from interp.interventions.feature_record import Correlation, FeatureScan, Reported
 from interp.interventions.feature_scan import estimate_scan_features, scan_features
 from interp.interventions.freeu import freeu_edits
@@ -157,6 +157,7 @@ __all__ = [
     "estimate_scan",
     "estimate_scan_features",
     "estimate_steering",
+    "exceed_nothing",
     "factorize",
     "find_role",
     "freeu_edits",

@@ -15,6 +15,7 @@ from interp.errors import InputError
 from interp.interventions.effects import Embedded, Pairs
 from interp.interventions.layers import Game, play
 
+# (h, w), or () for none.
 Grid = tuple[int, ...]
 Embed = Callable[[Float[np.ndarray, "n h w c"]], Embedded]
 
@@ -31,7 +32,7 @@ def deal_frequencies(
 
     Args:
         grids: the grid (h, w) of every point of each player; () for a point without one, which
-            counts in every band.
+            counts in every band. A grid finer than the image is as fine as the image.
         size: height and width of images.
         seed: of the dealing.
 
@@ -42,11 +43,12 @@ def deal_frequencies(
         InputError: fewer than two players, one without points, or a grid that is none.
     """
     _check(grids, size)
+    grids = [[g and (min(g[0], size[0]), min(g[1], size[1])) for g in points] for points in grids]
     reach = _reaches(size)
     distinct = sorted({g for points in grids for g in points if g}, key=np.prod) or [size]
     band = np.full(size, len(distinct) - 1)
     for i, grid in reversed(list(enumerate(distinct[:-1]))):
-        held = (reach[0] <= grid[0] / 2) & (reach[1] <= grid[-1] / 2)
+        held = (reach[0] <= grid[0] / 2) & (reach[1] <= grid[1] / 2)
         band[held] = i
     # Each frequency beside its negative; the lower of the two flat places stands for both.
     place = np.arange(size[0] * size[1]).reshape(size)
@@ -116,7 +118,7 @@ def _check(grids: Sequence[Sequence[Grid]], size: tuple[int, int]) -> None:
     if len(grids) < 2 or min(size) < 2:
         raise InputError(f"{len(grids)} players, images of {size}: at least 2 and 2 x 2 are needed")
     for i, points in enumerate(grids):
-        odd = [g for g in points if g and (len(g) > 2 or min(g) < 1)]
+        odd = [g for g in points if g and (len(g) != 2 or min(g) < 1)]
         if not points or odd:
             raise InputError(
                 f"player {i} writes on {list(points)}: give one grid (h, w) or () for each point"

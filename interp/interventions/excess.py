@@ -35,6 +35,17 @@ class Excess:
     n_tried: int
     """Twins that were played, also those that move nothing."""
 
+    def __post_init__(self) -> None:
+        numbers = (self.value, self.low, self.high, self.sampling)
+        if numbers == (None,) * 4:
+            return
+        value, low, high, sampling = (math.nan if x is None else x for x in numbers)
+        if not (math.isfinite(sampling) and -math.inf < low <= value <= high < math.inf):
+            raise InputError(
+                f"an excess of {self.value} [{self.low}, {self.high}], sampling {self.sampling}: "
+                "finite numbers in order are needed, or none at all"
+            )
+
 
 @functools.cache
 def _quantile(df: float) -> float:
@@ -92,3 +103,12 @@ def _paired_error(model: Specialization, twins: Sequence[Specialization]) -> flo
             f"{sorted({twin.n_pairs for twin in twins})} pairs)"
         )
     return float((draws[0] - np.mean(draws[1:], axis=0)).std(ddof=1))
+
+
+def exceed_nothing(model: Specialization, n_tried: int) -> Excess:
+    """Specialization beyond 0, where swaps move none of `n_tried` untrained twins."""
+    if model.value is None or model.se is None:
+        return Excess(None, None, None, None, (), model.n_pairs, n_tried)
+    half = _quantile(1e3) * model.se
+    low, high = model.value - half, model.value + half
+    return Excess(model.value, low, high, half, (), model.n_pairs, n_tried)

@@ -94,7 +94,7 @@ class Verdict:
     rule_sha256: str
 
     def __str__(self) -> str:
-        lines = [f"{self.corner} (decision rule sha256 {self.rule_sha256})"]
+        lines = []
         for name, answer in (("compact", self.compact), ("specialized", self.specialized)):
             line = f"{name}: {answer.answer}. {answer.reason}"
             if answer.smallest_effect is not None:
@@ -103,6 +103,7 @@ class Verdict:
                 needed = answer.pairs_needed
                 line += f"; pairs that would decide it: {needed or 'no number of pairs'}"
             lines.append(line)
+        lines.append(f"corner: {self.corner} (decision rule sha256 {self.rule_sha256})")
         return "\n".join(lines)
 
 
@@ -144,7 +145,8 @@ def decide(
     Args:
         sources: one entry for every source of the model; descendants are refused.
         shares: of the layers, for whether they are additive.
-        excess: specialization of the same layers beyond untrained twins.
+        excess: specialization of the same layers beyond untrained twins, or beyond 0 where swaps
+            move none of them (`exceed_nothing`).
         bands: beyond band twins (`play_bands`); None where layers have no grids, as without images.
         controls: what `check_controls()` returned in this process.
 
@@ -174,7 +176,7 @@ def decide_unchecked(
     rule = load_rule()
     _check_sources(sources)
     compact = _decide_compact(sources, rule.values["compact"])
-    specialized = _decide_specialized(shares, (excess, bands), rule.values["specialized"])
+    specialized = _decide_specialized(shares, excess, bands, rule.values["specialized"])
     key = f"compact {compact.answer}, specialized {specialized.answer}"
     corner = rule.values["corners"].get(key, "undecided")
     return Verdict(compact, specialized, corner, rule.sha256)
@@ -242,7 +244,9 @@ def _judge(one: SourceEvidence, rule: dict[str, Any]) -> tuple[bool | None, str]
         f", d* {_count(one.pca)} (PCA), {_count(one.jacobian)} (Jacobian), "
         f"d_img {_count(one.image)}"
     )
-    if enough is not False and bases[0] != bases[1]:
+    if enough is not False and one.image.d_star is None:
+        said += ", which is unknown: more held-out images would tell"
+    elif enough is not False and bases[0] != bases[1]:
         said += ", the two bases disagree"
     return _both((enough, alone, few)), said
 
@@ -308,69 +312,63 @@ def _needed(n: int, half: float, distance: float) -> int | None:
 
 
 def _decide_specialized(
-    shares: LayerShares, levels: tuple[Excess, Excess | None], rule: dict[str, Any]
+    shares: LayerShares, untrained: Excess, bands: Excess | None, rule: dict[str, Any]
 ) -> Answer:
     kinds = sorted(set(shares.kinds))
     said = f"shares over {len(shares.layers)} layers are {' and '.join(kinds)}"
-    beyond, missing = _find_levels(*levels, rule["minimum_twins"])
-    if missing:
+    if missing := _find_missing(untrained, bands, rule["minimum_twins"]):
         return Answer("undecided", f"{said}; {missing}")
-    said += "".join(
-        f"; excess over {len(one.twins)} {name} {_three(one.value or 0)} "
-        f"[{_three(one.low or 0)}, {_three(one.high or 0)}]"
-        for name, one in beyond.items()
-    )
-    if len(beyond) < sum(one is not None for one in levels):
-        said += f"; swaps move none of {levels[0].n_tried} untrained twins"
-    # The level that is hardest to exceed decides.
-    least = min(beyond.values(), key=lambda one: one.low or 0)
-    lows, highs = zip(*((one.low, one.high) for one in beyond.values()), strict=True)
-    above = min(lows) > rule["excess_lower_above"]
-    if above and shares.role == "descendant":
-        return Answer("undecided", f"{said}, but the layers are graph cuts, which support no claim")
-    if above and "undecided" not in kinds and kinds != ["additive"]:
-        return Answer("undecided", f"{said}, but shares that do not add up are not interpreted")
-    if above and kinds == ["additive"]:
-        return Answer("yes", said)
+    found = _beyond(untrained, "untrained")
+    found += "" if bands is None else _beyond(bands, "band")
+    above = [
+        one is None or (one.low or 0) > rule["excess_lower_above"] for one in (untrained, bands)
+    ]
+    if all(above) and shares.role == "descendant":
+        why = "but the layers are graph cuts, which support no such claim"
+        return Answer("undecided", f"{said}, {why}{found}")
+    if all(above) and kinds == ["additive"]:
+        return Answer("yes", f"{said}{found}")
     if "undecided" in kinds:
-        return Answer("undecided", said, *_open_gap(shares))
+        return Answer("undecided", f"{said}{found}", *_open_gap(shares))
     if not set(kinds) <= set(rule["no_if_shares_are"]):
-        return Answer("undecided", f"{said}, so there are no shares to compare")
-    if min(highs) <= rule["no_if_excess_upper_at_most"]:
-        return Answer("no", said)
-    half = (least.high or 0) - (least.value or 0)
-    return Answer("undecided", said, half, _pairs_for(least, half))
+        return Answer("undecided", f"{said}, so there are no shares to compare{found}")
+    if all(above):
+        return Answer("undecided", f"{said}: what does not add up is not interpreted{found}")
+    if (untrained.high or 0) <= rule["no_if_excess_upper_at_most"]:
+        return Answer("no", f"{said}{found}")
+    open_one = bands if above[0] and bands is not None else untrained
+    said += found + (", so that sizes alone may explain it" if open_one is bands else "")
+    half = (open_one.high or 0) - (open_one.value or 0)
+    return Answer("undecided", said, half, _pairs_for(open_one, half))
 
 
-def _find_levels(
-    untrained: Excess, bands: Excess | None, minimum: int
-) -> tuple[dict[str, Excess], str]:
-    """The excesses that decide, by the kind of twin; or what is missing.
+def _beyond(one: Excess, kind: str) -> str:
+    numbers = f"{_three(one.value or 0)} [{_three(one.low or 0)}, {_three(one.high or 0)}]"
+    if one.twins:
+        return f"; excess over {len(one.twins)} {kind} twins {numbers}"
+    return f"; specialization {numbers}, for swaps move none of {one.n_tried} {kind} twins"
 
-    Untrained twins of which swaps move none say that untrained wiring explains nothing of what
-    swaps do: there, band twins are the only level.
-    """
-    given = {"untrained twins": untrained}
-    given |= {} if bands is None else {"band twins": bands}
-    for name, one in given.items():
-        if one.value is None:
-            continue
-        if len(one.twins) < minimum:
+
+def _find_missing(untrained: Excess, bands: Excess | None, minimum: int) -> str:
+    """What the rule lacks, in words; "" for nothing. Raises InputError for too few twins."""
+    for name, one in (("untrained", untrained), ("band", bands)):
+        still = name == "untrained" and one is not None and not one.twins
+        enough = 0 if one is None else one.n_tried if still else len(one.twins)
+        if one is not None and one.value is not None and enough < minimum:
             raise InputError(
-                f"{len(one.twins)} {name}: the rule asks for {minimum} whose specialization is "
+                f"{enough} {name} twins: the rule asks for {minimum} whose specialization is "
                 "defined"
             )
-    found = {name: one for name, one in given.items() if one.value is not None}
-    still = not untrained.twins and untrained.n_tried >= minimum
-    if len(found) == len(given) or (still and "band twins" in found):
-        return found, ""
-    # An excess over enough twins is undefined where that of the model itself is.
-    if len(untrained.twins) < minimum and (bands is None or bands.value is not None):
-        return {}, (
+    if untrained.value is None and 0 < len(untrained.twins) < minimum:
+        return (
             f"swaps move {len(untrained.twins)} of {untrained.n_tried} untrained twins: "
             "specialization has no level"
         )
-    return {}, "the total share is near 0, no specialization"
+    if untrained.value is None and untrained.n_tried < minimum:
+        return f"{untrained.n_tried} untrained twins were played: specialization has no level"
+    if untrained.value is None or (bands is not None and bands.value is None):
+        return "the total share is near 0, no specialization"
+    return ""
 
 
 def _open_gap(shares: LayerShares) -> tuple[float, int | None]:

@@ -11,6 +11,7 @@ from interp.errors import InputError
 from interp.geometry import MEASURES, angular_distance, debiased_cka, get_measure, mutual_knn
 from interp.geometry import procrustes as procrustes_similarity
 from interp.geometry.cka import cka_moments, cka_permuted, cka_values, prepare_cka
+from interp.geometry.features import center
 from interp.geometry.neighbors import count_neighbors, knn_moments, prepare_knn
 from interp.geometry.search import nearest, tie_order
 from interp.stats import make_folds
@@ -196,6 +197,23 @@ def test_nearest_equals_a_stable_sort_of_distances() -> None:
     x = draw(30, 4)
     distances = torch.cdist(x, x).fill_diagonal_(torch.inf)
     assert torch.equal(nearest(x, 29)[:, :28], distances.argsort(dim=1, stable=True)[:, :28].int())
+
+
+def test_no_row_is_its_own_neighbor_for_want_of_others() -> None:
+    x = draw(6, 3)
+    assert nearest(x, 5).shape == (6, 5)
+    with pytest.raises(InputError, match="6 neighbors, but only 5 of 6 rows of other images"):
+        nearest(x, 6)
+    units = np.array([0, 0, 1, 1, 2, 3])
+    with pytest.raises(InputError, match="5 neighbors, but only 4 of 6 rows of other images"):
+        nearest(x, 5, units=units)
+
+
+def test_large_equal_parts_leave_no_mean_behind() -> None:
+    x = draw(400, 8).double()
+    found = center(1 + 1e-10 * x)
+    assert found.mean(0).abs().max() < 1e-15
+    assert torch.allclose(found, center(x), atol=1e-5)
 
 
 @pytest.mark.parametrize("metric", ["euclidean", "cosine", "dot"])

@@ -50,6 +50,12 @@ def test_grids_that_are_not_square_hold_other_frequencies_down_than_across():
     assert np.array_equal(owners == 0, (down[:, None] <= 1) & (across <= 4))
 
 
+def test_a_grid_finer_than_the_image_is_as_fine_as_the_image():
+    fine = deal_frequencies([[(8, 8)], [(32, 32)], [(64, 64)]], (32, 32))
+    assert np.array_equal(fine, deal_frequencies([[(8, 8)], [(32, 32)], [(32, 32)]], (32, 32)))
+    assert set(np.unique(fine)) == {0, 1, 2}
+
+
 def _game(grids, embed, n=40, deal=0):
     rng = np.random.default_rng(0)
     sides = rng.normal(size=(3, n, 16, 16, 3))
@@ -109,8 +115,9 @@ def test_what_is_no_grid_is_refused():
         deal_frequencies([[(4, 4)]], (16, 16))
     with pytest.raises(InputError, match=r"player 1 writes on \[\]"):
         deal_frequencies([[(4, 4)], []], (16, 16))
-    with pytest.raises(InputError, match=r"player 0 writes on \[\(0, 4\)\]"):
-        deal_frequencies([[(0, 4)], [()]], (16, 16))
+    for grid in ((0, 4), (77,), (3, 8, 8)):
+        with pytest.raises(InputError, match="player 0 writes on .*: give one grid"):
+            deal_frequencies([[grid], [()]], (16, 16))
     images = np.zeros((12, 8, 8, 3))
     with pytest.raises(InputError, match="two equal"):
         play_bands(None, images, images[:, :4], {"a": [()], "b": [()]}, lambda x: {})

@@ -17,7 +17,9 @@ from interp.interventions import (
     Excess,
     LayerShares,
     SourceEvidence,
+    Specialization,
     decide,
+    exceed_nothing,
     find_role,
     load_rule,
 )
@@ -274,37 +276,55 @@ def test_a_point_is_a_source_a_write_or_a_descendant(name, stream, kind, role):
 
 
 def test_without_a_level_of_twins_specialization_is_undecided():
-    none = Excess(None, None, None, None, (), 40, 5)
+    none = Excess(None, None, None, None, (), 40, 3)
     answer = _decide([_source()], excess=none).specialized
     assert answer.answer == "undecided"
-    assert "swaps move 0 of 5 untrained twins" in answer.reason
+    assert "3 untrained twins were played: specialization has no level" in answer.reason
 
 
-def test_both_kinds_of_twins_have_to_be_exceeded():
+def test_yes_needs_both_kinds_of_twins_and_no_the_untrained_ones():
     wide, near = _excess(), _excess(0.0, 0.05)
     assert _decide(excess=wide, bands=wide).specialized.answer == "yes"
-    for one, other in ((wide, near), (near, wide)):
-        assert _decide(excess=one, bands=other).specialized.answer == "no"
-    open_one = _excess(0.2, 0.25, 0.2)
-    answer = _decide(excess=wide, bands=open_one).specialized
+    assert _decide(excess=near, bands=wide).specialized.answer == "no"
+    # Not beyond what sizes explain: that is no finding that layers do all alike.
+    answer = _decide(excess=wide, bands=_excess(-0.3, 0.05)).specialized
+    assert answer.answer == "undecided"
+    assert "sizes alone may explain it" in answer.reason
+    answer = _decide(excess=wide, bands=_excess(0.2, 0.25, 0.2)).specialized
     assert answer.answer == "undecided"
     assert answer.smallest_effect == pytest.approx(0.25)
     assert "excess over 5 band twins 0.200 [-0.050, 0.450]" in answer.reason
+    assert _decide(excess=_excess(0.05, 0.04), bands=wide).specialized.answer == "yes"
 
 
-def test_band_twins_decide_alone_where_nothing_moves_untrained_ones():
-    still = Excess(None, None, None, None, (), 40, 5)
-    answer = _decide(excess=still, bands=_excess()).specialized
+def test_where_nothing_moves_untrained_twins_the_model_itself_is_held_against_0():
+    def itself(value, n_tried=5):
+        found = Specialization(value, value - 0.02, value + 0.02, 0.01, 40)
+        return exceed_nothing(found, n_tried)
+
+    answer = _decide(excess=itself(0.4), bands=_excess()).specialized
     assert answer.answer == "yes"
-    assert "swaps move none of 5 untrained twins" in answer.reason
-    assert _decide(excess=still, bands=_excess(0.0, 0.05)).specialized.answer == "no"
+    assert "specialization 0.400 [0.374, 0.426], for swaps move none of 5" in answer.reason
+    assert _decide(excess=itself(0.05), bands=_excess(0.0, 0.05)).specialized.answer == "no"
+    assert _decide(excess=itself(0.4), bands=_excess(0.0, 0.05)).specialized.answer == "undecided"
     # Two that move are too few to be a level, and too many to be left out.
     two = Excess(None, None, None, None, (0.1, 0.2), 40, 10)
     answer = _decide(excess=two, bands=_excess()).specialized
     assert answer.answer == "undecided"
     assert "swaps move 2 of 10 untrained twins" in answer.reason
-    # Too few were tried to say that none moves.
-    four = Excess(None, None, None, None, (), 40, 4)
-    assert _decide(excess=four, bands=_excess()).specialized.answer == "undecided"
+    with pytest.raises(InputError, match="4 untrained twins: the rule asks for 5"):
+        _decide(excess=itself(0.4, n_tried=4), bands=_excess())
     nothing = Excess(None, None, None, None, (0.1,) * 5, 40, 5)
-    assert "total share is near 0" in _decide(excess=still, bands=nothing).specialized.reason
+    undefined = exceed_nothing(Specialization(None, None, None, None, 40), 5)
+    for one in (itself(0.4), undefined):
+        found = _decide(excess=one, bands=nothing).specialized
+        assert "total share is near 0" in found.reason
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [(np.nan, 0.1, 0.3, 0.1), (0.2, 0.3, 0.1, 0.1), (0.2, 0.1, np.inf, 0.1), (0.2, None, 0.3, 0.1)],
+)
+def test_an_excess_is_finite_numbers_in_order_or_none(numbers):
+    with pytest.raises(InputError, match="finite numbers in order are needed"):
+        Excess(*numbers, (0.1,) * 5, 40, 5)
