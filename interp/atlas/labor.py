@@ -36,6 +36,7 @@ from interp.interventions import (
     Specialization,
     ablate,
     compare_twins,
+    deal_frequencies,
     embed_images,
     exceed_nothing,
     list_carriers,
@@ -107,17 +108,19 @@ def share_labor(job: Job, make_twin: MakeTwin) -> Labor:
         band_twins=tuple(one.value for one in banded),
         band_excess=excess_interval(bands),
         wiring=wiring,
-        notes=_notes(job, shares),
+        notes=_notes(job, shares, banded),
     )
     return Labor(study, shares, excess, bands)
 
 
-def _notes(job: Job, shares: LayerShares) -> tuple[str, ...]:
+def _notes(job: Job, shares: LayerShares, banded: Sequence[Specialization]) -> tuple[str, ...]:
     few = (
         f"Untrained and wiring twins have {job.sizes.twin_pairs} pairs each. Band twins deal out "
         "the frequencies of the images by the grids that stages write on: what is not beyond them "
         "is explained by sizes alone."
     )
+    if len({one.value for one in banded}) == 1:
+        few += " Here each stage has a band of its own: all dealings, and so all twins, are equal."
     odd = [
         f"{name}: {kind}"
         for name, kind in zip(shares.attributes, shares.kinds, strict=True)
@@ -202,10 +205,15 @@ def _play_bands(job: Job, players: Sequence[Carrier]) -> list[Specialization]:
     sides = [images.numpy() for images in (job.donors, job.recipients, job.reference)]
     embedded = [embed(images) for images in sides]
     pairs = make_pairs(embedded[0], embedded[1], reference=embedded[2])
-    found = []
+    found: list[Specialization] = []
+    known: dict[bytes, Specialization] = {}
     for seed in range(1, job.config.twins + 1):
-        game = play_bands(pairs, sides[0], sides[1], grids, embed, seed=seed)
-        found.append(measure_specialization(game))
+        dealt = deal_frequencies(list(grids.values()), sides[0].shape[1:3], seed=seed).tobytes()
+        # Where each stage has a band of its own there is one way to deal.
+        if dealt not in known:
+            game = play_bands(pairs, sides[0], sides[1], grids, embed, seed=seed)
+            known[dealt] = measure_specialization(game)
+        found.append(known[dealt])
     return found
 
 

@@ -116,7 +116,7 @@ def test_what_is_no_grid_is_refused():
     with pytest.raises(InputError, match=r"player 1 writes on \[\]"):
         deal_frequencies([[(4, 4)], []], (16, 16))
     for grid in ((0, 4), (77,), (3, 8, 8)):
-        with pytest.raises(InputError, match="player 0 writes on .*: give one grid"):
+        with pytest.raises(InputError, match=r"player 0 writes on .*: give one grid"):
             deal_frequencies([[grid], [()]], (16, 16))
     images = np.zeros((12, 8, 8, 3))
     with pytest.raises(InputError, match="two equal"):
