@@ -15,10 +15,13 @@ from tests.atlas.made import make_atlas
 
 BAD = {
     "no such model": (["zoo:gann"], "no model 'zoo:gann'"),
-    "no images": (["zoo:vit"], "zoo:vit cannot generate"),
+    "no images": (
+        ["zoo:vit"],
+        "zoo:vit cannot generate; it can encode; models that make images: zoo:gan, zoo:vae",
+    ),
     "few pairs": (["zoo:vae", "--n-pairs", "3"], "3 pairs"),
     "no attribute": (["zoo:vae", "--attributes", "content", "mood"], "attribute 'mood' is not one"),
-    "no encoder": (["zoo:vae", "--encoder", "zoo:gan"], "zoo:gan cannot encode"),
+    "no encoder": (["zoo:vae", "--encoder", "zoo:gan"], "interp: --encoder zoo:gan: it cannot"),
     "no file": (["zoo:ldm", "--prompts-file", "nowhere.txt"], "nowhere.txt cannot be read"),
     "texts for noise": (["zoo:vae", "--prompts", "a", "b"], "takes no prompts"),
     "no texts": (["zoo:vae", "--public", "small"], "the public protocol is about them"),

@@ -1,16 +1,19 @@
 """`interp steer`: its table, its files, what it refuses, on the GAN in the box."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from interp import load
 from interp.cli import main
 from interp.interventions import DoseResponse
-from interp.models import Generation, reading, to_rows
-from interp.sae import TopK
+from interp.models import Generation, find_origin, reading, to_rows
+from interp.sae import TopK, load_sae
+from interp.sae.split import unit_hash
 
 FEW = ["--n", "10", "--attributes", "composition", "surface", "--random", "1"]
 
@@ -37,7 +40,10 @@ def test_steering_by_a_feature_prints_a_table_and_writes_the_record(
     said = capsys.readouterr()
     # 64 clean; 10 seeds: unedited, identity, three strengths, two directions at two strengths.
     assert said.err.startswith(f"{64 + 10 * (2 + 3 + 4)} images, about ")
-    assert "mean of random: isotropic" in said.out
+    assert "mean of 1 random: isotropic" in said.out
+    assert re.search(r"beyond the random directions \(their mean; 1 drawn of each kind\)", said.out)
+    assert "along: mean change on the attribute's own axis" in said.out
+    assert "off surface: share" in said.out or "off composition: share" in said.out
     assert "root mean squared deviations of clean rows" in said.out
     assert said.out.endswith(f"{out}\n")
     found = DoseResponse.load(out)
@@ -91,6 +97,8 @@ def test_a_scan_prints_winners_beside_random_directions(
         (["--direction", "none.npy", "--point", "w"], "none.npy is no .npy file"),
         (["--sae", "RUN", "--feature", "1", "--cfg", "uncond"], "there is no guidance"),
         (["--sae", "RUN", "--feature", "1", "--reference", "20"], "10 and 10 clean rows of w"),
+        (["--sae", "RUN", "--feature", "1", "--target", "mood"], "--target mood is not one of"),
+        (["--sae", "RUN", "--scan", "--target", "mood"], "--target mood is not one of"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(
@@ -101,6 +109,37 @@ def test_bad_input_is_one_line_and_status_2(
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("interp: ")
     assert said in error
+
+
+@pytest.fixture(scope="module")
+def trained(run: Path, tmp_path_factory) -> Path:
+    """The SAE as if it had been trained on the image of seed 3."""
+    sae, recipe = load_sae(run), Generation(n=1, seed=3)
+    gan = load("zoo:gan")
+    (image,) = find_origin(recipe, gan, gan.identity()).image_ids(recipe.batch(0, 1))
+    sae.trained_units = torch.tensor([unit_hash("image", image)])
+    return sae.save(tmp_path_factory.mktemp("sae") / "trained")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--feature", "32"], "feature 32 does not exist"),
+        (["--feature", "1", "--n", "4"], "4 seeds: a dose-response needs 10"),
+        (["--feature", "1", "--seed", "0"], "give the recipe another seed, or pass --allow-train"),
+        (["--scan", "--seed", "0"], "give the recipe another seed, or pass --allow-train"),
+        (["--feature", "1", "--attributes", "content", "surface", "--encoder", "zoo:gan"],
+         "--encoder zoo:gan cannot encode images"),
+    ],
+)  # fmt: skip
+def test_a_run_that_is_refused_is_told_no_cost(
+    words: list[str], said: str, trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["steer", "zoo:gan", "--sae", str(trained), *FEW, *words]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert "allow_train" not in error
+    assert " images, about " not in error
 
 
 @pytest.mark.parametrize(

@@ -155,6 +155,7 @@ def _plan(model: Model, config: AtlasConfig, attributes: Mapping[str, Attribute]
         raise InputError(
             f"attributes {list(attributes)}: specialization is a difference between two or more"
         )
+    _require_images(model)
     prompts = find_prompts(model, config.prompts)
     recipe = settle_recipe(model, config, prompts)
     moments = list_moments(model, recipe.batch(0, 1, n_classes=model.n_classes))
@@ -168,9 +169,24 @@ def _plan(model: Model, config: AtlasConfig, attributes: Mapping[str, Attribute]
     encoder = None
     if attributes is None and "content" in config.attributes:
         encoder = load(config.encoder, device=config.device)
-        encoder.require("encode")
+        if "encode" not in encoder.capabilities:
+            raise InputError(
+                f"encoder={config.encoder}: it cannot encode images; give a vision encoder, such "
+                "as zoo:vit or transformers:<id or folder>"
+            )
     noise = {moment.call: moment.log_snr for moment in moments or ()}
     return _Plan(model, config, sizes, recipe, drawn, stages, calls, noise, encoder, attributes)
+
+
+def _require_images(model: Model) -> None:
+    """Refuse a model without images of its own, and name some that have them."""
+    try:
+        model.require("generate")
+    except InputError as error:
+        fix = "give a GAN, a VAE or a diffusion model"
+        if model.name.startswith("zoo:"):
+            fix = "models that make images: zoo:gan, zoo:vae, zoo:ddpm, zoo:ldm, zoo:dit"
+        raise InputError(f"{error}; {fix}") from error
 
 
 def _identify(plan: _Plan) -> dict[str, dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -108,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(_parse(arguments).run() or 0)
     except InterpError as error:
-        print(f"interp: {error}", file=sys.stderr)
+        print(f"interp: {_name_options(str(error))}", file=sys.stderr)
         return 2
     except BrokenPipeError:
         # The reader of a pipe has had enough; nothing more can be written, not even at exit.
@@ -117,6 +118,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interp: stopped; what is finished is kept, a rerun continues", file=sys.stderr)
         return 130
+
+
+def _name_options(text: str) -> str:
+    """An error of the library with options in place of arguments that commands share."""
+    text = re.sub(r"\ballow_train=True( \(--allow-train\))?", "--allow-train", text)
+    return re.sub(r"\bencoder=(?=\S)", "--encoder ", text)
 
 
 def _parse(arguments: list[str]) -> Any:

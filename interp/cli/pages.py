@@ -38,6 +38,12 @@ class DashboardBuild:
 
     def run(self) -> None:
         """Print the page's path."""
+        if not (self.features or self.alignments):
+            raise InterpError(
+                "nothing to show: give --features DIR of `interp describe`, or --alignments FILE "
+                "of `interp compare`; --steering stands on the pages of features, --matches on "
+                "those of alignments"
+            )
         page = interp.build_dashboard(
             self.out,
             self.features,

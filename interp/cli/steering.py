@@ -129,6 +129,10 @@ class Steer:
             raise InterpError("--sae needs --feature NUMBER, or --scan to look at all that fire")
         if self.scan and len(self.strengths) > 1:
             raise InterpError(f"--scan takes one strength, not {len(self.strengths)}")
+        if self.target and self.target not in self.attributes:
+            raise InterpError(
+                f"--target {self.target} is not one of --attributes {' '.join(self.attributes)}"
+            )
 
     def _point(self, sae: Any) -> str:
         known = "" if sae is None or sae.point is None else sae.point["name"]
@@ -141,7 +145,19 @@ class Steer:
         one = self.recipe
         return dataclasses.replace(one, seed=one.seed + place * one.n, n=self.reference)
 
-    def _attributes(self, model: Any, reference: Generation) -> Any:
+    def _load_encoder(self) -> Any:
+        """The encoder behind content; None where content is not measured."""
+        if "content" not in self.attributes:
+            return None
+        encoder = interp.load(self.encoder)
+        if "encode" not in encoder.capabilities:
+            raise InterpError(
+                f"--encoder {self.encoder} cannot encode images; give a vision encoder: zoo:vit, "
+                "transformers:<id or folder>"
+            )
+        return encoder
+
+    def _attributes(self, model: Any, reference: Generation, encoder: Any) -> Any:
         import torch
 
         from interp.interventions import make_attributes
@@ -152,7 +168,6 @@ class Steer:
                                            n_classes=model.n_classes)).cpu()
             for i in range(0, reference.n, reference.batch_size)
         ]  # fmt: skip
-        encoder = interp.load(self.encoder) if "content" in self.attributes else None
         return make_attributes(torch.cat(parts), self.attributes, encoder=encoder)
 
     def _steer(self, model: Any, sae: Any, place: Any) -> None:
@@ -161,18 +176,18 @@ class Steer:
         reference, strengths = self._reference(1), self.strengths or None
         shared = {"mode": self.mode, "strengths": strengths, "reference": reference}
         shared |= {"n_random": self.random, "n_scanned": self.scanned}
-        direction = None if self.direction is None else read_direction(self.direction)
-        _announce(estimate_steering(model, self.recipe, **shared))
+        shared |= {"direction": None if self.direction is None else read_direction(self.direction)}
+        shared |= {"sae": sae, "feature": self.feature, "target": self.target}
+        shared |= {"allow_train": self.allow_train}
+        encoder = self._load_encoder()
+        # A cost is said of a run that will not be refused.
+        named = {"point": place, "attributes": self.attributes}
+        _announce(estimate_steering(model, self.recipe, **named, **shared))
         found = steer(
             model,
             place,
             self.recipe,
-            attributes=self._attributes(model, reference),
-            direction=direction,
-            sae=sae,
-            feature=self.feature,
-            target=self.target,
-            allow_train=self.allow_train,
+            attributes=self._attributes(model, reference, encoder),
             seed=self.draw_seed,
             **shared,
         )
@@ -185,7 +200,8 @@ class Steer:
         second = dataclasses.replace(self.recipe, seed=self.recipe.seed + self.recipe.n)
         reference = self._reference(2)
         shared = {"limit": self.limit, "top": self.top, "n_random": self.random}
-        shared |= {"reference": reference, "seed": self.draw_seed}
+        shared |= {"reference": reference, "seed": self.draw_seed, "allow_train": self.allow_train}
+        encoder = self._load_encoder()
         _announce(estimate_scan_features(model, sae, place, self.recipe, second, **shared))
         found = scan_features(
             model,
@@ -193,11 +209,10 @@ class Steer:
             place,
             self.recipe,
             second,
-            self._attributes(model, reference),
+            self._attributes(model, reference, encoder),
             mode=self.mode,
             strength=self.strengths[0] if self.strengths else None,
             target=self.target,
-            allow_train=self.allow_train,
             **shared,
         )
         print_scan(found)
@@ -229,7 +244,8 @@ def print_response(found: Any) -> None:
     """Print a dose-response: responses beside their controls, then what else changes."""
     print(f"{found.label} at {found.point} of {found.model}, {found.n_seeds} seeds")
     print(f"{found.mode}: {found.unit_words}")
-    largest = f"largest of {found.n_scanned}" if found.n_scanned > 1 else "mean of random"
+    most = min(found.n_scanned, found.n_random)
+    largest = f"largest of {most}" if most > 1 else f"mean of {found.n_random} random"
     rows: list[tuple[str, ...]] = []
     rows.append(
         ("strength", "attribute", "along", "95 %", "size", f"{largest}: isotropic", "matched")
@@ -253,6 +269,12 @@ def print_response(found: Any) -> None:
         share = found.off_target[i].value
         rows.append((f"{dose:g}", _short(found.shifts[i]), _short(share), *outside))
     print_table(rows)
+    print(found.conclude())
+    print("along: mean change on the attribute's own axis, found on the other half of the seeds")
+    print(
+        "size: root mean squared change in any direction; 1: as different as another seed's image"
+    )
+    print(f"off {found.target}: share of the squared change that is not in {found.target}")
     print("outside: farther from clean activations than 95 % of held-out ones (clean: 0.05)")
 
 

@@ -76,6 +76,7 @@ def write_steering(doses: Sequence[Any], places: Sequence[int], folder: Path) ->
     for index, (dose, sae) in enumerate(zip(doses, places, strict=True)):
         sheet = _write_sheet(dose, folder / "steering" / f"{index}.webp")
         record = dose.to_json() | {"sheet": sheet, "random_suffices": dose.random_suffices}
+        record |= {"conclusion": dose.conclude()}
         write_data(folder / "data", f"steering{index}", plain(record))
         found.append({"sae": sae, "latent": dose.feature, "index": index, "label": dose.label})
     return found
@@ -105,7 +106,7 @@ def steering_figure(dose: Any) -> "go.Figure":
 
     Blue: change along the attribute's own axis (solid, 95 % jackknife over seeds) and of any
     direction (dotted), in units of the distance between two seeds' images. Bands: random directions
-    that move every row as far; their edge is the largest of as many draws as were scanned.
+    that move every row as far; their edge is the largest of as many draws as were scanned (of one: their mean).
 
     Args:
         dose: a `DoseResponse`, or the folder that it was saved to.
@@ -169,7 +170,8 @@ def _draw_strip(figure: Any, dose: Any) -> None:
 
 
 def _caption(dose: Any) -> str:
-    drawn = f"{dose.n_random} random directions of each kind, the largest of {dose.n_scanned} shown"
+    shown = f"the largest of {dose.n_scanned}" if dose.n_scanned > 1 else "their mean"
+    drawn = f"{dose.n_random} random directions of each kind, {shown} shown"
     if not dose.n_random:
         drawn = "no random directions were drawn"
     elif not dose.random_suffices:

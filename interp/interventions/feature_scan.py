@@ -285,6 +285,7 @@ def estimate_scan_features(
     n_random: int | None = None,
     reference: Source | None = None,
     batch_size: int = 32,
+    allow_train: bool = False,
     seed: int = 0,
 ) -> RunCost:
     """Say how many images `scan_features` with these arguments makes, and how long that takes.
@@ -293,6 +294,8 @@ def estimate_scan_features(
     Raises what `scan_features` raises for its sources and features.
     """
     task = _check(model, sae, place_of(point), (source_rank, source_report, reference), "add", None)
+    for source in (source_rank, source_report):
+        check_fit(model, sae, task.name, source, allow_train)
     active = measure_activity(model, sae, task.place, source_rank, batch_size)
     chosen = choose_features(active, features, limit, seed)
     images = _count(task, (source_rank, source_report), len(chosen), n_random, top)

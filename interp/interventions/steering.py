@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.errors import InputError, PointError
 from interp.interventions.bench import (
     Bench,
     Progress,
@@ -27,7 +25,7 @@ from interp.interventions.bench import (
     time_image,
 )
 from interp.interventions.carriers import Carrier
-from interp.interventions.clean import Clean, Source, check_place, find_reference, place_of
+from interp.interventions.clean import Clean, Source, find_reference
 from interp.interventions.handles import (
     NEUTRAL,
     UNITS,
@@ -36,26 +34,20 @@ from interp.interventions.handles import (
     draw_directions,
     find_amounts,
     make_change,
-    make_handle,
 )
 from interp.interventions.steering_measure import (
-    Design,
     choose_target,
-    make_design,
     measure_draw,
     measure_off_target,
     measure_responses,
     summarize_rows,
 )
+from interp.interventions.steering_plan import Plan, check_draws, check_steering
 from interp.interventions.steering_record import Control, Distance, DoseResponse
-from interp.interventions.substitute import check_fit
 from interp.interventions.swapping import Attribute
 from interp.models import Generation, Model
 from interp.sae import SAE
 
-# Draws of each kind of random direction where fewer features were scanned: their mean is then
-# known to about a third of its spread.
-N_RANDOM = 8
 # Seeds whose pictures are kept.
 SHOWN = 4
 KINDS = ("isotropic", "matched")
@@ -125,16 +117,10 @@ def steer(
         SAEError: the SAE belongs to another point or model, or was trained on these seeds.
         PointError: a point does not exist or does not fire at the calls.
     """
-    place = place_of(point)
-    handle = _handle(model, place, source, (direction, sae, feature, mode), allow_train)
-    place = check_place(model, place, source)
-    if target and target not in attributes:
-        raise InputError(f"target {target!r} is not one of the attributes {sorted(attributes)}")
-    doses = check_strengths(mode, strengths)
-    points = (place.points[0], *find_later(model, place.points[0], source, later))
-    design = make_design(count_images(source), doses, NEUTRAL[mode], seed)
-    draws = check_draws(n_random, n_scanned)
-    plan = _Plan(place, handle, doses, points, design, draws, n_scanned, seed)
+    options: dict[str, Any] = {"strengths": strengths, "target": target, "later": later}
+    options |= {"n_random": n_random, "n_scanned": n_scanned, "allow_train": allow_train}
+    handle = (direction, sae, feature, mode)
+    plan = check_steering(model, point, source, tuple(attributes), handle, **options, seed=seed)
     sources = (source, find_reference(source, reference))
     bench, moved, known = _run(model, plan, sources, attributes, batch_size, progress)
     known |= _measure(bench.scales, plan, moved, target)
@@ -142,24 +128,9 @@ def steer(
     return DoseResponse(**known | {"images": known["images"][:, :shown]})
 
 
-@dataclass(frozen=True, eq=False)
-class _Plan:
-    """What is run, after all checks."""
-
-    place: Carrier
-    handle: Handle
-    doses: tuple[float, ...]
-    points: tuple[str, ...]
-    """The edited point, and a later one where there is one."""
-    design: Design
-    n_random: int
-    n_scanned: int
-    seed: int
-
-
 def _run(
     model: Model,
-    plan: _Plan,
+    plan: Plan,
     sources: tuple[Source, Source],
     attributes: Mapping[str, Attribute],
     batch_size: int,
@@ -188,29 +159,6 @@ def _run(
     return bench, moved, _describe(bench, plan) | controls | more
 
 
-def _handle(
-    model: Model, place: Carrier, source: Source, given: tuple[Any, ...], allow_train: bool
-) -> Handle:
-    if len(place.points) != 1:
-        raise InputError(f"{place.label}: steering takes one point, not {len(place.points)}")
-    direction, sae, feature, mode = given
-    if sae is not None:
-        check_fit(model, sae, place.points[0], source, allow_train)
-    return make_handle(
-        model, place.points[0], direction=direction, sae=sae, feature=feature, mode=mode
-    )
-
-
-def check_draws(n_random: int | None, n_scanned: int) -> int:
-    """Return how many random directions of each kind are drawn.
-
-    Raises InputError for negative numbers, and for no feature scanned.
-    """
-    if n_scanned < 1 or (n_random is not None and n_random < 0):
-        raise InputError(f"n_scanned = {n_scanned} has to be >= 1, n_random = {n_random} >= 0")
-    return max(N_RANDOM, n_scanned) if n_random is None else n_random
-
-
 def count_steering(n: int, doses: Sequence[float], mode: str, n_random: int) -> int:
     """Images of `steer` over n seeds, without those of the reference."""
     moving = sum(dose != NEUTRAL[mode] for dose in doses)
@@ -221,49 +169,38 @@ def estimate_steering(
     model: Model,
     source: Source,
     *,
+    point: str | Carrier | None = None,
+    attributes: Sequence[str] = (),
+    direction: Float[Tensor, " d"] | np.ndarray | None = None,
+    sae: SAE | None = None,
+    feature: int | None = None,
     mode: str = "add",
     strengths: Sequence[float] | None = None,
     reference: Source | None = None,
     n_random: int | None = None,
     n_scanned: int = 1,
+    target: str = "",
     batch_size: int = 32,
+    allow_train: bool = False,
 ) -> RunCost:
     """Say how many images `steer` with these arguments makes, and how long, from one timed batch.
 
-    Raises InputError as `steer`.
+    point: where given, all that `steer` refuses before its first image is refused here. attributes:
+    their names.
+    Raises as `steer`.
     """
     other = find_reference(source, reference)
     doses, draws = check_strengths(mode, strengths), check_draws(n_random, n_scanned)
+    if point is not None:
+        handle, given = (direction, sae, feature, mode), attributes or (target,)
+        checked: dict[str, Any] = {"target": target, "allow_train": allow_train}
+        check_steering(model, point, source, given, handle, strengths=doses, **checked)
     images = count_steering(count_images(source), doses, mode, draws) + count_images(other)
     return RunCost(images, images * time_image(model, source, batch_size))
 
 
-def find_later(model: Model, point: str, source: Source, later: str | None) -> tuple[str, ...]:
-    """Return the later point as a tuple of one name or none.
-
-    None takes the next block output of the image stream.
-    Raises PointError for a point that does not exist, does not fire or is not later.
-    """
-    names = model.points_in("generate" if isinstance(source, Generation) else "encode")
-    after = names[names.index(point) + 1 :] if point in names else ()
-    if later == "":
-        return ()
-    if later is None:
-        blocks = (n for n in after if _is_block(model, n) and model.points[n].module != point)
-        return tuple(blocks)[:1]
-    model.point(later)
-    if later not in after:
-        raise PointError(f"{later} does not come after {point} in {model.name}")
-    return (later,)
-
-
-def _is_block(model: Model, name: str) -> bool:
-    point = model.points[name]
-    return point.kind == "resid" and point.stream == "image" and not name.endswith(":main")
-
-
 def _run_doses(
-    bench: Bench, plan: _Plan, tell: Callable[..., None]
+    bench: Bench, plan: Plan, tell: Callable[..., None]
 ) -> tuple[Tensor, dict[str, np.ndarray], dict[str, tuple[Distance, ...]]]:
     """Images [S, n, h, w, 3], changes by attribute [S, n, d], distances by point."""
     unit = bench.clean[plan.points[0]].unit
@@ -286,7 +223,7 @@ def _run_doses(
 
 
 def _run_controls(
-    bench: Bench, plan: _Plan, kind: str, tell: Callable[..., None]
+    bench: Bench, plan: Plan, kind: str, tell: Callable[..., None]
 ) -> dict[str, tuple[Control, ...]]:
     """Controls of one kind: every direction at every strength that moves rows."""
     clean = bench.clean[plan.points[0]]
@@ -305,7 +242,7 @@ def _run_controls(
 
 
 def _measure(
-    scales: Mapping[str, float], plan: _Plan, moved: Mapping[str, np.ndarray], target: str
+    scales: Mapping[str, float], plan: Plan, moved: Mapping[str, np.ndarray], target: str
 ) -> dict[str, Any]:
     """Fields of the record that come from the changes of the handle itself."""
     chosen, keep = choose_target(moved, scales, plan.design, target)
@@ -318,7 +255,7 @@ def _measure(
     }
 
 
-def _describe(bench: Bench, plan: _Plan) -> dict[str, Any]:
+def _describe(bench: Bench, plan: Plan) -> dict[str, Any]:
     """Fields of the record that say what was steered."""
     handle, clean = plan.handle, bench.clean[plan.points[0]]
     absolute = handle.mode in ("add", "clamp")

@@ -146,6 +146,37 @@ class DoseResponse:
         `Control.size` are lower bounds."""
         return self.n_random >= self.n_scanned
 
+    def beyond_random(self) -> dict[str, tuple[float, ...]]:
+        """Return attribute -> strengths at which the whole interval of `size` lies above the random
+        directions of both kinds (`Control.size`); {} where none was drawn."""
+        if not (self.isotropic and self.matched):
+            return {}
+        return {
+            name: tuple(
+                dose
+                for dose, one, *random in zip(
+                    self.strengths, rows, self.isotropic[name], self.matched[name], strict=True
+                )
+                if one.size_low > max(control.size for control in random)
+            )
+            for name, rows in self.responses.items()
+        }
+
+    def conclude(self) -> str:
+        """Return in one sentence where the images change more than by random directions."""
+        if not self.n_random:
+            return "no random directions were drawn: nothing says how much a push does by itself"
+        most = min(self.n_scanned, self.n_random)
+        level = f"largest of {most}" if most > 1 else "their mean"
+        level += f"; {self.n_random} drawn of each kind"
+        found = {name: doses for name, doses in self.beyond_random().items() if doses}
+        if not found:
+            return f"not beyond the random directions ({level}) at any strength"
+        places = "; ".join(
+            f"{name} {', '.join(f'{dose:g}' for dose in doses)}" for name, doses in found.items()
+        )
+        return f"beyond the random directions ({level}) at strengths: {places}"
+
     def to_json(self) -> dict[str, Any]:
         """Return everything but the pixels as JSON values."""
         names = [f.name for f in fields(self) if f.name not in ("images", "plain")]

@@ -69,7 +69,28 @@ def test_a_folder_without_a_record_is_refused(store, tmp_path, capsys):
         build_dashboard(tmp_path, [features(64, store=store)], [store], steering=[tmp_path])
     arguments = ["dashboard", "build", "--steering", str(tmp_path), "--out", str(tmp_path / "o")]
     assert main(arguments) == 2
-    assert "nothing to show" in capsys.readouterr().err
+    assert "nothing to show: give --features DIR" in capsys.readouterr().err
+
+
+def test_the_page_says_where_images_change_more_than_by_random_directions(page):
+    text = (page.parent / "bundle" / "data" / "steering0.js").read_text()
+    said = "beyond the random directions (largest of 16; 16 drawn of each kind) at strengths: "
+    assert json.dumps(said)[1:-1] + "surface" in text
+
+
+def test_a_response_is_beyond_random_where_its_whole_interval_is():
+    one = dose()
+    found = one.beyond_random()
+    assert found["content"] == ()
+    for name, doses in found.items():
+        for s, row, control in zip(
+            STRENGTHS, one.responses[name], one.isotropic[name], strict=True
+        ):
+            assert (s in doses) == (row.size_low > control.size)
+    none = dose(responses=dict.fromkeys(ATTRIBUTES, one.responses["content"]))
+    assert none.conclude().startswith("not beyond the random directions (largest of 16")
+    assert "no random directions" in dose(n_random=0, isotropic={}, matched={}).conclude()
+    assert "(their mean; 16 drawn of each kind)" in dose(n_scanned=1).conclude()
 
 
 def draw(record: Any) -> Any:

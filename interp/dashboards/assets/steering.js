@@ -59,6 +59,7 @@ INTERP.steering = (function () {
       strip(dose, entry),
       el("div", { class: "dose-charts" }, charts),
       legend(dose),
+      dose.n_random ? el("p", { class: "note", text: "Size: " + dose.conclusion + "." }) : null,
       el(
         "details",
         {},
@@ -230,7 +231,11 @@ INTERP.steering = (function () {
     const key = (color, text, kind) =>
       el("span", {}, el("i", { class: kind, style: { background: color, color } }), text);
     const points = Object.keys(dose.off_distribution);
-    const most = dose.random_suffices ? " (largest of " + dose.n_scanned + ")" : "";
+    const drawn = dose.n_random + " drawn)";
+    const most =
+      dose.n_scanned > 1
+        ? " (largest of " + Math.min(dose.n_scanned, dose.n_random) + ", " + drawn
+        : " (mean of " + drawn;
     return el(
       "div",
       { class: "dose-key" },
@@ -259,7 +264,7 @@ INTERP.steering = (function () {
     for (const name of dose.attributes) {
       heads.push([name, "change along the attribute's axis", true]);
       heads.push(["any direction", "root mean squared change", true, true]);
-      heads.push(["random", "largest of the random directions, along", true]);
+      heads.push(["random", (dose.n_scanned > 1 ? "largest" : "mean") + " of the random directions, along", true]);
     }
     heads.push(["off target", "share of the change that is not of the target", true]);
     const points = Object.entries(dose.off_distribution);
