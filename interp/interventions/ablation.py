@@ -67,6 +67,13 @@ class Ablation:
     plain: UInt8[Tensor, "n h w 3"]
     """Without an edit."""
 
+    def __repr__(self) -> str:
+        changes = (
+            f"{name} {one.size:.2f} [{one.low:.2f}, {one.high:.2f}]"
+            for name, one in self.attributes.items()
+        )
+        return f"{self.kind} ablation of {self.carrier.label}: change of {', '.join(changes)}"
+
 
 def ablate(
     model: Model,

@@ -1,6 +1,6 @@
 """Carriers: what an interchange swaps, and what is refused before a model runs."""
 
-from collections.abc import Container, Sequence, Sized
+from collections.abc import Container, Iterable, Sequence, Sized
 from dataclasses import KW_ONLY, dataclass, fields
 from typing import Any
 
@@ -75,6 +75,22 @@ class Carrier:
 
     def __hash__(self) -> int:
         return hash(self._key())
+
+
+def list_given(carriers: str | Carrier | Iterable[str | Carrier]) -> list[Carrier]:
+    """Return carriers as a list; a name stands for the carrier of one hook point.
+
+    Raises InputError for what is neither.
+    """
+    single = isinstance(carriers, str | Carrier) or not isinstance(carriers, Iterable)
+    given: list[Any] = [carriers] if single else list(carriers)
+    for one in given:
+        if not isinstance(one, str | Carrier):
+            raise InputError(
+                f"a carrier is a Carrier or the name of a hook point, not {type(one).__name__} "
+                f"{one!r:.60}"
+            )
+    return [Carrier((one,)) if isinstance(one, str) else one for one in given]
 
 
 def check_interchange(

@@ -100,6 +100,21 @@ class Effect:
     """[n_pairs, k, 6] of `make_moments`: all that another resampling or test needs; None where only
     the numbers above were kept."""
 
+    def __repr__(self) -> str:
+        return table_effects([self])
+
+
+def table_effects(effects: Sequence[Effect]) -> str:
+    """Return a text table of donor share, its interval, and damage by carrier and attribute."""
+    rows = [("carrier", "role", "attribute", "donor share", "damage")]
+    for one in effects:
+        for name, row in one.attributes.items():
+            share = f"{row.alpha:.2f} [{row.alpha_low:.2f}, {row.alpha_high:.2f}]"
+            rows.append((one.carrier, one.role, name, share, f"{row.damage:.2f}"))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)
+
 
 def make_pairs(
     donor: Embedded,
@@ -223,19 +238,24 @@ class Shares(NamedTuple):
     damage: np.ndarray
 
 
-def solve_shares(moments: Float[np.ndarray, "*s 6"]) -> Shares:
+def solve_shares(moments: Float[np.ndarray, "*s 6"], names: Sequence[str] = ()) -> Shares:
     """Least squares of C on A and B from summed moments, by Cramer's rule.
 
     alpha = (BB AC - AB BC) / det, beta = (AA BC - AB AC) / det, det = AA BB - AB^2,
     damage = |C - alpha A - beta B|^2 / |C|^2 = 1 - R2. Cramer's rule because it is exact at the
     ends: C = B gives alpha = 0 and beta = 1 to the last bit, C = A the reverse.
+    names: of the attributes, which are the last of the axes s; for the error alone.
     Raises InputError where donors and recipients are one direction.
     """
     aa, ab, bb, ac, bc, cc = np.moveaxis(moments, -1, 0)
-    if bool((ab * ab >= _COLLINEAR * aa * bb).any()):
+    flat = ab * ab >= _COLLINEAR * aa * bb
+    if bool(flat.any()):
+        which = [name for k, name in enumerate(names) if flat[..., k].any()]
+        where = f"attribute {', '.join(which)}" if which else "an attribute"
         raise InputError(
-            "donors and recipients are proportional in an attribute (or one of them is 0 "
-            "throughout): their shares cannot be told apart; pair different images"
+            f"donors and recipients are proportional in {where} (or one of them is 0 throughout, "
+            "as where all images are equal): their shares cannot be told apart; pair different "
+            "images, or leave the attribute out"
         )
     det = aa * bb - ab * ab
     alpha, beta = (bb * ac - ab * bc) / det, (aa * bc - ab * ac) / det
@@ -302,11 +322,11 @@ def measure_effect(
         raise InputError(f"role {role!r} is not source, write or descendant")
     check_whole("n_tests", n_tests, 1)
     moments = make_moments(pairs, swapped)
-    point = solve_shares(moments.sum(0))
+    point = solve_shares(moments.sum(0), pairs.attributes)
     needed = math.ceil(_BEYOND * n_tests * len(pairs.donor) / (1 - LEVEL) - 1e-6)
     check_whole("n_resamples", n_resamples, 2)
     weights = draw_pairs(pairs.n_pairs, max(n_resamples, needed), seed)
-    drawn = solve_shares(np.tensordot(weights, moments, 1))
+    drawn = solve_shares(np.tensordot(weights, moments, 1), pairs.attributes)
     tail = (1 - LEVEL) / 2
     found = {}
     for k, name in enumerate(pairs.attributes):

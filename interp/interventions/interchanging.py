@@ -8,10 +8,10 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from interp.errors import InputError
-from interp.interventions.carriers import Carrier, check_interchange
+from interp.interventions.carriers import Carrier, check_interchange, list_given
 from interp.interventions.effects import RESAMPLES, Effect, make_pairs, measure_effect
 from interp.interventions.reuse import Plain, reusing, run_both
-from interp.interventions.sources import Batch, mix_fields
+from interp.interventions.sources import Batch, check_pairing, mix_fields
 from interp.interventions.swapping import (
     Attribute,
     Cache,
@@ -43,14 +43,23 @@ class Interchange:
     psnr: Float[Tensor, "2 n"] | None = None
     """Of inverted donors and recipients: how well they are made again, in dB; None for recipes."""
 
+    def __repr__(self) -> str:
+        n, height, width = self.swapped.shape[:3]
+        return (
+            f"Interchange of {self.carrier.label} ({self.role}): {n} pairs of {height} x {width} "
+            f"pixels, {'no' if self.random is None else 'with a'} random control; own values put "
+            f"back change a pixel by {self.rerender}"
+        )
+
 
 def interchange(
     model: Model,
-    carriers: Carrier | Sequence[Carrier],
+    carriers: str | Carrier | Sequence[str | Carrier],
     donor: Generation | UInt8[Tensor, "n h w 3"] | Inversion,
     recipient: Generation | UInt8[Tensor, "n h w 3"] | Inversion,
     *,
     batch_size: int = 32,
+    allow_train: bool = False,
     seed: int = 0,
 ) -> list[Interchange]:
     """Run donors, cache the carriers, and run the recipients with them in place.
@@ -64,12 +73,14 @@ def interchange(
 
     Args:
         model: the model.
-        carriers: one or several; each is swapped alone.
+        carriers: one or several, or names of hook points; each is swapped alone.
         donor: a recipe, images that an autoencoder reconstructs, or what `interp.models.invert`
             returned for real images (ddim, dpm, encode).
         recipient: the same kind, with as many images. Seeds are disjoint from the donor's, or (for
-            shared noise, other prompts or classes) the same.
+            shared noise, other prompts or classes) the same. Where neither names classes, they go
+            by the seed: a UserWarning says if no pair differs in class.
         batch_size: pairs per run.
+        allow_train: let seeds in on whose images an SAE of a carrier was trained.
         seed: of the random directions.
 
     Returns:
@@ -79,11 +90,13 @@ def interchange(
         PointError: a point does not exist or never fires, or the donor's and the recipient's
             activations differ in shape.
         InputError: recipes that do not give equal calls and shapes, seeds that partly overlap, an
-            empty window, a mask or subspace of the wrong size, an SAE of another point, an unknown
-            half, source or role.
+            empty window, a mask or subspace of the wrong size, an SAE of another point or trained
+            on these seeds, an unknown half, source or role; prompts or classes to swap that are
+            equal in all pairs.
     """
-    chosen = [carriers] if isinstance(carriers, Carrier) else list(carriers)
+    chosen = list_given(carriers)
     roles = check_interchange(model, chosen, donor, recipient)
+    check_pairing(model, chosen, donor, recipient, allow_train)
     parts: list[list[tuple[Tensor, ...]]] = [[] for _ in chosen]
     in_full = 0
     names = tuple(dict.fromkeys(name for carrier in chosen for name in carrier.points))
@@ -153,9 +166,15 @@ def measure_interchange(
         what such a push does by itself (None where there is no such control).
 
     Raises:
-        InputError: putting the recipient's own values back changed an image, or embeddings do not
-            fit.
+        InputError: putting the recipient's own values back changed an image, embeddings do not
+            fit, or `found` is the whole list.
     """
+    if not isinstance(found, Interchange):
+        size = f" of {len(found)}" if isinstance(found, list | tuple) else ""
+        raise InputError(
+            f"found is a {type(found).__name__}{size}: pass one entry of what interchange "
+            "returned, as by (found,) = interchange(...)"
+        )
     if found.rerender != 0:
         raise InputError(
             f"{found.carrier.label}: putting the recipient's own values back changes a pixel by "

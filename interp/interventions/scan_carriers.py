@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from interp.errors import InputError
-from interp.interventions.carriers import Carrier, check_interchange, first_batch
+from interp.interventions.carriers import Carrier, check_interchange, first_batch, list_given
 from interp.interventions.effects import (
     MIN_PAIRS,
     RESAMPLES,
@@ -42,7 +42,7 @@ from interp.interventions.scan_parts import (
 )
 from interp.interventions.scan_record import Scan, ScanImages
 from interp.interventions.scheduling import list_moments
-from interp.interventions.sources import Batch
+from interp.interventions.sources import Batch, check_pairing
 from interp.interventions.swapping import Attribute, embed_images
 from interp.models import Generation, Inversion, Model
 
@@ -52,7 +52,7 @@ Progress = Callable[[int, int, str], None]
 
 def scan(
     model: Model,
-    carriers: Sequence[Carrier],
+    carriers: str | Carrier | Sequence[str | Carrier],
     donor: Generation | UInt8[Tensor, "n h w 3"],
     recipient: Generation | UInt8[Tensor, "n h w 3"],
     attributes: Mapping[str, Attribute],
@@ -63,6 +63,7 @@ def scan(
     batch_size: int = 32,
     images: int = 8,
     n_resamples: int = RESAMPLES,
+    allow_train: bool = False,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Scan:
@@ -78,7 +79,8 @@ def scan(
 
     Args:
         model: the model.
-        carriers: those to swap, each alone, such as `list_carriers(model, recipient)`.
+        carriers: those to swap, each alone, such as `list_carriers(model, recipient)`; or names of
+            hook points.
         donor, recipient: recipes or images as in `interchange`, 10 disjoint pairs or more.
         attributes: name -> function of images uint8 [n, h, w, 3] that gives [n, d_k]. Rows must not
             depend on the other rows.
@@ -87,6 +89,7 @@ def scan(
         pair: [n], as in `make_pairs`.
         batch_size: pairs per run.
         images: pairs whose images are kept.
+        allow_train: as in `interchange`.
         n_resamples, seed: as in `measure_effect`; the seed is also that of the random directions.
         progress: called with (0, parts to do, the cost in words) before anything is done (a timed
             run of one batch), then after each part.
@@ -105,9 +108,11 @@ def scan(
             "a scan takes recipes or images, which its folder can name: swap inverted images by "
             "interchange"
         )
-    roles = tuple(check_interchange(model, carriers, donor, recipient))
+    chosen = tuple(list_given(carriers))
+    roles = tuple(check_interchange(model, chosen, donor, recipient))
+    check_pairing(model, chosen, donor, recipient, allow_train)
     known = dict(attributes)
-    job = Job(model, tuple(carriers), roles, donor, recipient, known, batch_size, images, seed)
+    job = Job(model, chosen, roles, donor, recipient, known, batch_size, images, seed)
     check_pairs(job, MIN_PAIRS, pair)
     rank, world = find_rank()
     if world > 1 and out is None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from interp.interventions.effects import Effect, Pairs
+from interp.interventions.effects import Effect, Pairs, table_effects
 
 
 @dataclass(frozen=True)
@@ -83,3 +83,8 @@ class Scan:
     def complete(self) -> bool:
         """Whether every part is there, and so the effects are."""
         return self.missing == 0
+
+    def __repr__(self) -> str:
+        if not self.complete:
+            return f"Scan: {self.missing} of {self.n_parts} parts are still to be made"
+        return table_effects(list(self.effects.values()))

@@ -8,11 +8,11 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from interp.errors import InputError
-from interp.interventions.carriers import Carrier, Source, check_interchange
+from interp.interventions.carriers import Carrier, Source, check_interchange, list_given
 from interp.interventions.effects import Embedded, make_pairs
 from interp.interventions.layers import ORDERS, Game, play
 from interp.interventions.reuse import Plain, reusing, run_both
-from interp.interventions.sources import Batch, mix_fields
+from interp.interventions.sources import Batch, check_pairing, mix_fields
 from interp.interventions.swapping import (
     Attribute,
     Cache,
@@ -26,7 +26,7 @@ from interp.models import Generation, Inversion, Model
 
 def play_carriers(
     model: Model,
-    layers: Sequence[Carrier],
+    layers: Sequence[str | Carrier],
     donor: Generation | UInt8[Tensor, "n h w 3"] | Inversion,
     recipient: Generation | UInt8[Tensor, "n h w 3"] | Inversion,
     attributes: Mapping[str, Attribute],
@@ -36,6 +36,7 @@ def play_carriers(
     batch_size: int = 32,
     n_orders: int = ORDERS,
     interactions: bool = True,
+    allow_train: bool = False,
     seed: int = 0,
 ) -> Game:
     """Swap subsets of carriers on a real model: the game behind `measure_layers`.
@@ -45,13 +46,15 @@ def play_carriers(
 
     Args:
         model: the model.
-        layers: the players, at least two; where two hold one point, the later one's edit stands.
+        layers: the players or names of hook points, at least two; where two hold one point, the
+            later one's edit stands.
         donor, recipient: as in `interchange`.
         attributes: name -> function of images, as in `measure_interchange`.
         reference: other images, whose mean is the origin of each attribute.
         pair: [n], as in `make_pairs`.
         batch_size: pairs per run.
         n_orders, interactions, seed: as in `play`.
+        allow_train: as in `interchange`.
 
     Returns:
         The game; its role is "descendant" if any carrier is one.
@@ -60,18 +63,20 @@ def play_carriers(
         PointError, InputError: as in `interchange` and `play`; labels that repeat; recipients that
             differ when their own values are put back.
     """
-    roles = check_interchange(model, layers, donor, recipient)
-    labels = [carrier.label for carrier in layers]
+    players = list_given(layers)
+    roles = check_interchange(model, players, donor, recipient)
+    check_pairing(model, players, donor, recipient, allow_train)
+    labels = [carrier.label for carrier in players]
     if len(set(labels)) != len(labels):
         raise InputError(f"carriers of one name among {labels}: name them apart")
-    cached, donors, recipients = _prepare(model, layers, donor, recipient, batch_size)
+    cached, donors, recipients = _prepare(model, players, donor, recipient, batch_size)
     sides = (embed_images(side, attributes) for side in (donors, recipients))
     pairs = make_pairs(
         next(sides), next(sides), reference=embed_images(reference, attributes), pair=pair
     )
 
     def swap(chosen: frozenset[int]) -> Embedded:
-        part = [layers[i] for i in sorted(chosen)]
+        part = [players[i] for i in sorted(chosen)]
         images = []
         for one, other, given, plain in cached:
             with reusing(model, plain, part):

@@ -109,9 +109,10 @@ def select_calls(
         if window[0] <= value < window[1] and (calls is None or moment.call in calls)
     ]
     if not inside:
+        span = f"{values[0]:g} to {values[-1]:g}"
+        which = f"numbered {span}" if axis == "call" else f"whose {axis} goes from {span}"
         raise InputError(
-            f"the window {window} of {axis} holds none of the {len(moments)} calls, whose {axis} "
-            f"goes from {values[0]:g} to {values[-1]:g}"
+            f"the window {window} of {axis} holds none of the {len(moments)} calls, {which}"
         )
     return tuple(inside)
 

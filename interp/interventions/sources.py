@@ -1,5 +1,6 @@
 """Independent sources of a generation as carriers: noise, latents, text and class in a batch."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -8,13 +9,102 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from interp.errors import InputError
-from interp.interventions.carriers import ALL_NOISE, Carrier, recipe_of
+from interp.errors import InputError, SAEError
+from interp.interventions.carriers import (
+    ALL_NOISE,
+    Carrier,
+    Source,
+    count_samples,
+    list_sources,
+    recipe_of,
+    take_batch,
+)
 from interp.interventions.numbers import check_whole
 from interp.interventions.parts import move_subspace
+from interp.interventions.substitute import check_fit
 from interp.models import EncodeBatch, GenerateBatch, Generation, Model
 
 Batch = GenerateBatch | EncodeBatch
+
+
+def check_pairing(
+    model: Model,
+    carriers: Sequence[Carrier],
+    donor: Source,
+    recipient: Source,
+    allow_train: bool = False,
+) -> None:
+    """Refuse a swap of what is equal in all pairs, and an SAE on images that it was trained on.
+
+    Warns (UserWarning) where classes that neither recipe names are equal in all pairs, so that what
+    is measured is the noise alone.
+
+    Raises:
+        InputError: as it says, with the seed or field that would mend it.
+    """
+    if not allow_train:
+        _check_untrained(model, carriers, donor, recipient)
+    equal, n = _list_equal(model, donor, recipient), count_samples(donor)
+    fields = list_sources(model, donor)
+    for carrier in carriers:
+        moved = {fields.get(name, name) for name in carrier.fields}
+        if moved and moved <= equal and not carrier.points:
+            raise InputError(
+                f"{carrier.label}: {' and '.join(sorted(moved))} of {n} of {n} pairs are equal, so "
+                f"nothing would move; {_find_remedy(model, donor, recipient, moved)}"
+            )
+    # One pair may be of one class by chance.
+    if "classes" in equal and n > 1 and _is_accident(donor, recipient):
+        remedy = _find_remedy(model, donor, recipient, {"classes"})
+        warnings.warn(
+            f"classes of {n} of {n} pairs are equal, because {model.n_classes} classes go by the "
+            f"seed: donors and recipients differ in noise alone; {remedy}",
+            stacklevel=3,
+        )
+
+
+def _list_equal(model: Model, donor: Source, recipient: Source) -> set[str]:
+    """Texts and classes that are equal in all pairs."""
+    n = count_samples(donor)
+    one, other = (take_batch(model, side, 0, n) for side in (donor, recipient))
+    if not isinstance(one, GenerateBatch) or not isinstance(other, GenerateBatch):
+        return set()
+    # A model of one class has no other to give.
+    names = ["prompts"] if model.n_classes == 1 else ["prompts", "classes"]
+    return {k for k in names if getattr(one, k) and getattr(one, k) == getattr(other, k)}
+
+
+def _is_accident(donor: Source, recipient: Source) -> bool:
+    """Whether equal classes are nobody's wish: other seeds, and none named."""
+    if not isinstance(donor, Generation) or not isinstance(recipient, Generation):
+        return False
+    return donor.seed != recipient.seed and not (donor.classes or recipient.classes)
+
+
+def _find_remedy(model: Model, donor: Source, recipient: Source, names: set[str]) -> str:
+    """What makes sources differ: another first seed where that does, else other values."""
+    given = " and ".join(f"{name}=" for name in sorted(names))
+    if isinstance(donor, Generation) and isinstance(recipient, Generation):
+        later = replace(recipient, seed=recipient.seed + 1)
+        disjoint = abs(donor.seed - later.seed) >= donor.n
+        if disjoint and not names & _list_equal(model, donor, later):
+            return f"start the recipients at seed {later.seed}, or give {given}"
+    return f"give the recipients other {given}"
+
+
+def _check_untrained(
+    model: Model, carriers: Sequence[Carrier], donor: Source, recipient: Source
+) -> None:
+    """Refuse SAEs that were trained on images of these seeds; some do not know what they saw."""
+    for carrier in carriers:
+        if carrier.sae is None or not len(carrier.sae.trained_units):
+            continue
+        try:
+            for source in (donor, recipient):
+                if isinstance(source, Generation):
+                    check_fit(model, carrier.sae, carrier.points[0], source, allow_train=False)
+        except SAEError as error:
+            raise InputError(f"{carrier.label}: {error}") from error
 
 
 def mix_fields(

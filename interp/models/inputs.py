@@ -255,7 +255,8 @@ class GenerateBatch:
         _same_length("seeds", self.seeds, prompts=self.prompts, **per_sample)
         _check_guidance(self)
         if self.latents is not None:
-            check_latents(self.latents, (len(self.seeds), *self.latents.shape[1:]), "seeds")
+            given = self.latents.shape[1:] if isinstance(self.latents, Tensor) else ()
+            check_latents(self.latents, (len(self.seeds), *given), "seeds")
 
 
 @dataclass(frozen=True)
@@ -298,11 +299,22 @@ def _same_length(name: str, first: Any, **others: Sequence) -> None:
 
 
 def check_latents(latents: Tensor, shape: Sequence[int], what: str) -> Tensor:
-    """Return latents if they are floats of the shape that `what` needs; else `InputError`."""
+    """Return latents that are finite floats of the shape that `what` needs; else `InputError`."""
+    if not isinstance(latents, Tensor):
+        raise InputError(
+            f"latents are a {type(latents).__name__}: {what} here need a float tensor of shape "
+            f"{tuple(shape)}; make one of an array by torch.as_tensor(...)"
+        )
     if tuple(latents.shape) != tuple(shape) or not latents.is_floating_point():
         raise InputError(
             f"latents {latents.dtype} {tuple(latents.shape)}: {what} here need floats of shape "
             f"{tuple(shape)}, as Model.draw_latents(batch) gives them"
+        )
+    odd = latents.numel() - int(latents.isfinite().sum())
+    if odd:
+        raise InputError(
+            f"{odd} of {latents.numel()} numbers of the latents are NaN or infinite: no image can "
+            "be made of them"
         )
     return latents
 

@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import torch
@@ -150,15 +151,24 @@ class Model(abc.ABC):
             )
         raise unknown(name, self.points, self.name)
 
-    def generate(self, batch: GenerateBatch) -> UInt8[Tensor, "b h w 3"]:
+    def generate(self, batch: GenerateBatch | Generation) -> UInt8[Tensor, "b h w 3"]:
         """Make one image per seed under whatever hooks are active.
 
         Sample i depends on its own seed, prompt and class alone.
+
+        Args:
+            batch: samples to make; or a recipe, of which all samples are made, `batch_size` at a
+                time, with a class each where the model has classes and the recipe names none. (The
+                batches that `Generation.batch` gives have classes by default only with n_classes=.)
 
         Raises:
             InputError: the model cannot generate, or the batch does not suit it.
         """
         self.require("generate")
+        if isinstance(batch, Generation):
+            ends = [*range(0, batch.n, batch.batch_size), batch.n]
+            parts = (batch.batch(a, b, n_classes=self.n_classes) for a, b in pairwise(ends))
+            return torch.cat([self.generate(part) for part in parts])
         with self.clock.making(batch, len(batch.seeds)), torch.no_grad():
             images = self._generate(batch)
         return images if images.dtype == torch.uint8 else to_bytes(images)

@@ -33,6 +33,8 @@ def test_zero_leaves_what_the_network_adds_by_itself(toy) -> None:
     assert bool((found.images == 128).all())
     assert found.attributes["pixels"].low < found.attributes["pixels"].size
     assert set(found.off_distribution) == {"hidden"}
+    assert str(found).startswith("zero ablation of hidden: change of pixels ")
+    assert len(str(found)) < 200
 
 
 def test_mean_is_the_mean_of_other_seeds(toy) -> None:

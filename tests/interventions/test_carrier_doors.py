@@ -9,6 +9,7 @@ from interp.interventions import Carrier
 from interp.interventions.carriers import check_interchange
 from interp.interventions.scheduling import select_calls
 from interp.models import Generation
+from tests.interventions import networks
 from tests.interventions.linear_toy import make_toy
 
 DONOR, RECIPIENT = Generation(n=2, seed=0), Generation(n=2, seed=100)
@@ -36,6 +37,14 @@ def test_a_carrier_of_other_values_is_refused_before_anything_is_made(case):
     carrier, message = REFUSED[case]
     with pytest.raises(InputError, match=message):
         check_interchange(model, [carrier], DONOR, RECIPIENT)
+
+
+def test_a_window_beside_the_calls_says_how_they_are_numbered():
+    model, recipe = networks.unet(), Generation(n=2, steps=4, classes=(0,))
+    with pytest.raises(
+        InputError, match=r"\(5, 9\) of call holds none of the 4 calls, numbered 0 to"
+    ):
+        select_calls(model, recipe.batch(0, 1), None, (5, 9), "call")
 
 
 @pytest.mark.parametrize("window", [(0, 1e12), (-math.inf, 5), (0, 10**400), (-2.5, 4.5)])

@@ -1,10 +1,12 @@
 """Recipes: checked at the door, the same through JSON, samples a function of their own seed."""
 
+import numpy as np
 import pytest
 import torch
 
 from interp.errors import InputError
 from interp.models import EncodeBatch, Encoding, GenerateBatch, Generation, Rows, noise_seed
+from interp.models.inputs import check_latents
 
 RECIPES = [
     Generation(n=3, prompts=("a", "b"), classes=(1,), scheduler="heun", guidance=2.5),
@@ -82,3 +84,14 @@ def test_images_are_bytes_with_channels_last() -> None:
         EncodeBatch(torch.zeros(2, 4, 4, 3))
     with pytest.raises(InputError, match=r"uint8 \(2, 3, 4, 4\)"):
         EncodeBatch(torch.zeros(2, 3, 4, 4, dtype=torch.uint8))
+
+
+def test_latents_that_are_no_finite_floats_are_refused() -> None:
+    with pytest.raises(InputError, match="latents are a ndarray: seeds here need a float tensor"):
+        GenerateBatch(seeds=(1,), latents=np.zeros((1, 4)))  # pyright: ignore
+    with pytest.raises(InputError, match="latents are a list: z here need a float tensor of shape"):
+        check_latents([0.0], (1, 4), "z")  # pyright: ignore
+    values = torch.zeros(2, 4)
+    values[1, 2:] = torch.tensor([torch.nan, torch.inf])
+    with pytest.raises(InputError, match="2 of 8 numbers of the latents are NaN or infinite"):
+        GenerateBatch(seeds=(1, 2), latents=values)
