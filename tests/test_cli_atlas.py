@@ -8,8 +8,9 @@ import pytest
 
 from interp.atlas import Atlas, AtlasConfig, Prompts, PublicConfig, atlas, load_atlas
 from interp.atlas.config import choose_sizes
+from interp.atlas.words import image_sentence
 from interp.cli import main
-from interp.cli.atlas import MakeAtlas, table_rows
+from interp.cli.atlas import LEGEND, MakeAtlas, table_rows
 from interp.dashboards import build_atlas_page
 from tests.atlas.made import make_atlas
 
@@ -81,9 +82,25 @@ def test_the_table_has_a_row_for_every_carrier_and_no_negative_zero() -> None:
     assert not any("-0.00" in cell for row in rows for cell in row)
 
 
+def test_a_d_img_that_is_not_reached_says_what_would_tell() -> None:
+    said = image_sentence(511, 512, quick=True, more=True)
+    assert said == (
+        "d_img is not reached with 511 directions of 512 held-out images: more images (--fit, or "
+        "without --quick) would tell."
+    )
+    assert "(--fit) would" in image_sentence(511, 512, quick=False, more=True)
+    assert "all there are" in image_sentence(9, 10, quick=False, more=False)
+
+
+def test_the_legend_names_what_the_verdicts_speak_of() -> None:
+    for word in ("alpha:", "damage:", "S:", "d*:", "d_img:", "band twins:"):
+        assert word in LEGEND
+
+
 def _check(folder: Path, said: str) -> None:
     found = load_atlas(folder)
     assert "decision rule sha256" in said or "no verdict" in said
+    assert LEGEND in said
     assert said.rstrip().endswith("index.html")
     assert (folder / "index.html").is_file()
     values = json.loads((folder / "atlas.json").read_text())

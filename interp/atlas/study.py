@@ -7,16 +7,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from interp.atlas.bases import make_images
-from interp.atlas.compact import count_image, source_carriers, weigh_sources
-from interp.atlas.config import AtlasConfig, Sizes, choose_sizes
+from interp.atlas.compact import count_image, held_out_images, source_carriers, weigh_sources
+from interp.atlas.config import AtlasConfig
 from interp.atlas.deviations import measure_deviations
 from interp.atlas.files import refuse_other_run
 from interp.atlas.games import merge_players, remember
 from interp.atlas.job import Clock, Job, Tiles
 from interp.atlas.judging import judge, record_check, run_controls
 from interp.atlas.labor import Labor, ablate_kinds, list_kinds, share_kinds, share_labor
-from interp.atlas.pairing import Drawn, draw_recipes, settle_recipe, warn_of_texts
+from interp.atlas.pairing import warn_of_texts
 from interp.atlas.parts import recipe_hash
+from interp.atlas.plan import Plan, identify, make_plan, share_recipe
 from interp.atlas.public import public_protocol
 from interp.atlas.public_record import PublicConfig
 from interp.atlas.record import (
@@ -42,23 +43,27 @@ from interp.atlas.swaps import (
     shared_side,
     swap_all,
 )
-from interp.atlas.texts import find_prompts
 from interp.atlas.twins import MakeTwin, list_training_seeds, twin_maker
-from interp.atlas.words import ATTRIBUTES, NOT_MEASURED, scope_of, seed_sentence, step_sentence
+from interp.atlas.words import (
+    ATTRIBUTES,
+    NOT_MEASURED,
+    image_sentence,
+    scope_of,
+    seed_sentence,
+    step_sentence,
+)
 from interp.errors import InputError
 from interp.interventions import (
     Carrier,
     Pairs,
     SourceEvidence,
     embed_images,
-    list_carriers,
     make_attributes,
     make_pairs,
 )
-from interp.interventions.scheduling import list_moments
 from interp.interventions.swapping import Attribute
 from interp.loading import load
-from interp.models import Generation, Model
+from interp.models import Model
 
 WHAT = {
     "independent": "Donor and recipient share nothing: other noise, other class or text.",
@@ -109,9 +114,9 @@ def atlas(
     spec = model if isinstance(model, str) else None
     with clock.stage("load the model and check what is asked for"):
         loaded = load(model, device=config.device) if isinstance(model, str) else model
-        plan = _plan(loaded, config, attributes)
+        plan = make_plan(loaded, config, attributes)
         if out is not None:
-            refuse_other_run(out, _identify(plan))
+            refuse_other_run(out, identify(plan))
         if public is not None and not plan.drawn.donor.prompts:
             raise InputError(f"{loaded.name} takes no prompts: the public protocol is about them")
         make_twin = twin_maker(loaded, spec, twin)
@@ -134,80 +139,7 @@ def atlas(
     return found
 
 
-class _Plan(NamedTuple):
-    """What is settled before any image is made."""
-
-    model: Model
-    config: AtlasConfig
-    sizes: Sizes
-    recipe: Generation
-    drawn: Drawn
-    stages: list[Carrier]
-    calls: int
-    noise: dict[int, float | None]
-    encoder: Model | None
-    attributes: Mapping[str, Attribute] | None
-
-
-def _plan(model: Model, config: AtlasConfig, attributes: Mapping[str, Attribute] | None) -> _Plan:
-    """Check everything that can be checked before a model makes an image."""
-    if attributes is not None and len(attributes) < 2:
-        raise InputError(
-            f"attributes {list(attributes)}: specialization is a difference between two or more"
-        )
-    _require_images(model)
-    prompts = find_prompts(model, config.prompts)
-    recipe = settle_recipe(model, config, prompts)
-    moments = list_moments(model, recipe.batch(0, 1, n_classes=model.n_classes))
-    calls = 1 if moments is None else len(moments)
-    sizes = choose_sizes(config, calls)
-    drawn = draw_recipes(model, recipe, config, sizes, prompts)
-    stages = list_carriers(model, drawn.recipient, "stages")
-    unknown = sorted(set(config.attributes) - set(ATTRIBUTES))
-    if unknown:
-        raise InputError(f"attribute {unknown[0]!r} is not one of {', '.join(ATTRIBUTES)}")
-    encoder = None
-    if attributes is None and "content" in config.attributes:
-        encoder = load(config.encoder, device=config.device)
-        if "encode" not in encoder.capabilities:
-            raise InputError(
-                f"encoder={config.encoder}: it cannot encode images; give a vision encoder, such "
-                "as zoo:vit or transformers:<id or folder>"
-            )
-    noise = {moment.call: moment.log_snr for moment in moments or ()}
-    return _Plan(model, config, sizes, recipe, drawn, stages, calls, noise, encoder, attributes)
-
-
-def _require_images(model: Model) -> None:
-    """Refuse a model without images of its own, and name some that have them."""
-    try:
-        model.require("generate")
-    except InputError as error:
-        fix = "give a GAN, a VAE or a diffusion model"
-        if model.name.startswith("zoo:"):
-            fix = "models that make images: zoo:gan, zoo:vae, zoo:ddpm, zoo:ldm, zoo:dit"
-        raise InputError(f"{error}; {fix}") from error
-
-
-def _identify(plan: _Plan) -> dict[str, dict[str, Any]]:
-    """What a record says of its run: an earlier one of equal parts may be replaced."""
-    about = plan.model.identity()
-    return {
-        "model": {name: about[name] for name in ("spec", "weights_sha256")},
-        "config": dataclasses.asdict(plan.config),
-        "recipe": _share_recipe(plan.recipe),
-    }
-
-
-def _share_recipe(recipe: Generation) -> dict[str, Any]:
-    """What donors and recipients share."""
-    shared = dataclasses.asdict(recipe)
-    for name in ("n", "seed", "prompts", "classes"):
-        shared.pop(name)
-    return shared
-
-
-def _prepare(plan: _Plan, out: Path | None, clock: Clock) -> Job:
+def _prepare(plan: Plan, out: Path | None, clock: Clock) -> Job:
     """Make the unedited images and the attributes that are scaled on the references."""
     model, config, sizes, drawn = plan.model, plan.config, plan.sizes, plan.drawn
     held_out = make_images(model, drawn.fit)
@@ -240,7 +172,7 @@ def _prepare(plan: _Plan, out: Path | None, clock: Clock) -> Job:
     )
 
 
-def _key(plan: _Plan, pairs: Pairs) -> dict[str, Any]:
+def _key(plan: Plan, pairs: Pairs) -> dict[str, Any]:
     """What decides an atlas: weights, settings, recipes, and what the attributes make of images."""
     about = plan.model.identity()
     digest = hashlib.sha256()
@@ -345,6 +277,8 @@ def _record(job: Job, parts: _Parts, verdict: VerdictRecord | None, made_by: str
         notes.append(step_sentence(job.recipe.steps, job.calls, job.recipe.scheduler))
     if config.quick:
         job.warnings.append("A quick atlas: numbers too rough to quote.")
+    if parts.image.d_star is None and parts.image.kept:
+        job.warnings.append(_censored(job, parts.image))
     return Atlas(
         model=_model_record(job, seeds),
         attributes=tuple(
@@ -352,7 +286,7 @@ def _record(job: Job, parts: _Parts, verdict: VerdictRecord | None, made_by: str
             for name, x in job.pairs.donor.items()
         ),
         config=dataclasses.asdict(config),
-        recipe=_share_recipe(job.recipe),
+        recipe=share_recipe(job.recipe),
         n_pairs=job.pairs.n_pairs,
         n_reference=len(job.reference),
         seeds={**drawn.seeds, "all": config.seed},
@@ -372,6 +306,13 @@ def _record(job: Job, parts: _Parts, verdict: VerdictRecord | None, made_by: str
         made_by=made_by,
         images=job.tiles.stack(),
     )
+
+
+def _censored(job: Job, image: Curve) -> str:
+    images = held_out_images(job)
+    # The zoo's own data are used whole; a model's images can be any number.
+    more = len(images) <= len(job.held_out)
+    return image_sentence(image.rank, len(images), quick=job.config.quick, more=more)
 
 
 def _model_record(job: Job, seeds: Sequence[str]) -> ModelRecord:

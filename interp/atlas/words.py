@@ -63,3 +63,14 @@ def step_sentence(steps: int, calls: int, sampler: str) -> str:
         f"Images are made in {steps} steps of {sampler or 'the own sampler'} ({calls} calls of the "
         "network), fewer than for looks: every call is swapped."
     )
+
+
+def image_sentence(rank: int, n_images: int, *, quick: bool, more: bool) -> str:
+    """That d_img is larger than what was counted, and whether more images would tell.
+
+    rank: directions counted. n_images: held-out images behind them. more: further ones can be made.
+    """
+    said = f"d_img is not reached with {rank} directions of {n_images} held-out images"
+    if not more:
+        return f"{said}, which are all there are."
+    return f"{said}: more images (--fit{', or without --quick' if quick else ''}) would tell."

@@ -13,6 +13,12 @@ from interp.atlas import AtlasConfig, PublicConfig, atlas, read_prompts
 from interp.cli.show import print_table
 from interp.dashboards import build_atlas_page
 
+LEGEND = """
+alpha: donor share, 0 recipient, 1 donor [95 % over pairs]; damage: share of neither; S: the
+smallest alpha over the attributes; d*: directions of a source that keep 95 % of its swap; d_img:
+directions that the images themselves need; band twins: stages that only deal out frequencies by
+their grid sizes"""
+
 
 @dataclass(frozen=True)
 class MakeAtlas:
@@ -54,6 +60,9 @@ class MakeAtlas:
             made_by=self.command_line(),
         )
         print_table(table_rows(found))
+        print(LEGEND)
+        if any(arm.name == "shared noise" for arm in found.arms):
+            print("shared noise: a source that is all that differs has alpha 1 by construction")
         print()
         print(found.verdict.text if found.verdict else "no verdict")
         for line in found.warnings:

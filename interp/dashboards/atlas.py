@@ -134,11 +134,23 @@ def _carriers(atlas: Any, sheet: Sheet) -> Markup:
         parts.append(
             tag("h3", f"{arm.name}: {arm.what} ", tag("small", f"n = {arm.n_pairs} pairs"))
         )
+        parts.append(_name_whole(atlas, arm))
         parts.append(tag("div", arm_table(atlas, arm, sheet), class_="panel flush"))
         words = f"All pictures of this arm: {arm.name}"
         parts.append(fold(words, arm_pictures(atlas, arm, sheet), class_="panel"))
     parts.append(sections.raw_part(atlas))
     return join(parts)
+
+
+def _name_whole(atlas: Any, arm: Any) -> Markup | None:
+    """Say which sources are all that differs between donor and recipient where noise is equal."""
+    rows = [row for row in atlas.carriers if row.arm == arm.name and row.role == "source"]
+    varied = {field for row in rows for field in row.fields}
+    whole = [row.name for row in rows if row.fields and set(row.fields) == varied]
+    if arm.name != "shared noise" or not whole:
+        return None
+    said = f"{whole[0]} is all that differs in this arm: its donor share is 1 by construction."
+    return tag("p", said, class_="how")
 
 
 def _document(atlas: Any, main: Markup, sheet: Sheet, charts: sections.Charts) -> str:

@@ -46,12 +46,22 @@ CORNERS = {
     ("no", "no"): ("neither", "contradicts the dichotomy"),
     ("no", "yes"): ("broad", "the paper's synthesis in the broad sense"),
 }
+BAND_TWINS = (
+    "Band twins: stages that only deal out the images' frequencies by their grid sizes, and learn "
+    "nothing."
+)
+_TWINS = "#specialization"
 READING = (
     ("A, B, C", "donor image, recipient image, and the recipient's run with the donor's carrier."),
     (
         f"{ALPHA}, donor share",
         "0: the picture stayed the recipient's; 1: it became the donor's. The bar is a 95 % "
         "bootstrap interval over disjoint pairs. Nothing is clipped at 0.",
+    ),
+    (
+        "S, sufficiency",
+        f"the smallest {ALPHA} over the attributes: what of the donor the carrier brings in all of "
+        "them. Its bounds are one-sided, 95 %, corrected over the carriers of the table.",
     ),
     (
         "random",
@@ -98,6 +108,8 @@ def _answer(name: str, one: Any, n_pairs: int) -> Markup:
     lines = [tag("p", meanings.get(one.answer, ""), class_="meaning"), tag("p", one.reason)]
     if one.answer == "undecided":
         lines.append(tag("p", _what_would_decide(one, n_pairs), class_="open"))
+    if name == "specialized":
+        lines.append(tag("p", BAND_TWINS, " ", tag("a", "How far layers differ", href=_TWINS)))
     head = tag("h3", question)
     word = tag("p", tag("span", f"{name}: "), tag("b", one.answer), class_="answer")
     return tag("div", head, word, lines, class_="verdict", data_answer=one.answer)
@@ -187,10 +199,24 @@ def provenance_part(atlas: Any) -> Markup:
         ("weights sha256", model.weights_sha256),
         ("training seeds that exist", ", ".join(model.training_seeds)),
         ("recipe", words_of(atlas.recipe)),
-        ("settings", words_of(atlas.config)),
+        ("settings", words_of(_note_used(atlas))),
         ("first seeds", words_of(atlas.seeds)),
         ("reference images", atlas.n_reference),
         ("versions", words_of(model.versions)),
         ("seconds", words_of({k: round(v, 1) for k, v in atlas.seconds.items() if known(v)})),
     ]
     return fold("Provenance", facts(known_facts), class_="panel")
+
+
+def _note_used(atlas: Any) -> dict[str, Any]:
+    """Settings as they were asked for, each with what was used in its place."""
+    used = {"n_pairs": atlas.n_pairs}
+    used |= {name: atlas.recipe.get(name) for name in ("steps", "scheduler")}
+    for name, field in (("fit", "n_fit"), ("gradients", "n_gradients")):
+        used[name] = max((getattr(one, field) for one in atlas.compactness), default=0)
+    return {
+        name: f"{words_of(value) or 'unset'} (used: {words_of(used[name])})"
+        if used.get(name) and used[name] != value
+        else value
+        for name, value in atlas.config.items()
+    }

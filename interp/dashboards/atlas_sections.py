@@ -328,11 +328,12 @@ def raw_part(atlas: Any) -> Markup:
             rows.append((f"{row.name} ({row.arm})", *lists))
     if not rows:
         return missing("No raw measures are in this record.")
+    confirmatory = sum(row.confirmatory for row in atlas.carriers)
     headings = (
         "carrier",
         "raw similarity, mean over pairs",
         "edited activations off their distribution",
-        f"p of {ALPHA} = 0 (Holm over {sum(row.confirmatory for row in atlas.carriers)} carriers)",
+        f"p of {ALPHA} = 0 (Holm over the {confirmatory} sources and writes)",
     )
     listed = table(headings, rows, "Raw measures")
     return fold("Raw measures, distance from clean activations, p", listed, class_="panel")

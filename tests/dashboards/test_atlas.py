@@ -126,6 +126,30 @@ def test_every_cell_has_pictures_share_damage_and_levels(page):
         assert "random" in text_of(cell)
 
 
+def test_terms_of_the_verdict_are_explained(page):
+    text = text_of(page)
+    assert "S, sufficiency the smallest" in text
+    assert "Band twins: stages that only deal out" in text
+    assert '<a href="#specialization">' in page
+    assert "sources and writes)" in text
+
+
+def test_settings_stand_with_what_was_used():
+    config = {"n_pairs": 0, "fit": 1024, "steps": 8, "quick": True}
+    made = dataclasses.replace(make_atlas(), config=config, recipe={"steps": 4})
+    text = text_of(atlas_html(made))
+    assert "n_pairs: 0 (used: 40); fit: 1024 (used: 256); steps: 8 (used: 4); quick: True" in text
+
+
+def test_a_source_that_is_all_that_differs_is_one_by_construction():
+    made = make_short()
+    said = "class is all that differs in this arm: its donor share is 1 by construction."
+    assert said not in text_of(atlas_html(made))
+    row = next(row for row in made.carriers if row.role == "source")
+    row = dataclasses.replace(row, name="class", arm="shared noise", fields=("class",))
+    assert said in text_of(atlas_html(dataclasses.replace(made, carriers=(*made.carriers, row))))
+
+
 def test_what_decides_nothing_is_set_apart(page):
     groups = re.findall(r'<tbody class="role-(\w+)">', page)
     assert groups == ["source", "descendant", "reference", "write"]
