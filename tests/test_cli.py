@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from interp.cli import COMMANDS, main
+from interp.cli.show import print_evaluation
 from interp.store import open_store, write_store
 
 
@@ -169,3 +171,27 @@ def test_a_folder_of_mixed_sizes_is_fitted_to_the_model(tmp_path: Path) -> None:
     assert main(["capture", "encode", "zoo:vit", *words]) == 0
     (path,) = (tmp_path / "stores").iterdir()
     assert open_store(path).images([0, 1, 2]).shape == (3, 32, 32, 3)
+
+
+def test_every_example_of_a_command_stands_on_a_line_of_its_own() -> None:
+    def walk(tree: dict) -> Iterator[type]:
+        for entry in tree.values():
+            yield from walk(entry[1]) if isinstance(entry, tuple) else (entry,)
+
+    for command in walk(COMMANDS):
+        text = command.__doc__ or ""
+        # The help joins lines that no empty line parts.
+        assert text.count("\n    Example: ") == text.count("\n\n    Example: "), command
+
+
+def test_both_fvus_of_an_evaluation_say_which_rows_they_are_over(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    code = {"name": "sae", "k": 4, "fvu": 0.25, "labels": None, "fitted_on": "training rows"}
+    record = {"point": "mid", "variant": "topk", "n_rows": 5000, "n_generations": 50}
+    record |= {"trained_rows": False, "l0": 4.0, "dead": 0.0, "fvu": 0.236, "baselines": [code]}
+    print_evaluation(record)
+    said = capsys.readouterr().out
+    assert "FVU 0.236" in said
+    assert "on one random sample of at most 2048 of the rows; the FVU above" in said
+    assert "is over all 5000" in said

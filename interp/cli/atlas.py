@@ -29,8 +29,11 @@ class MakeAtlas:
     levels; two verdicts follow a committed rule. The planted controls run first. The folder gets
     atlas.json, its images and the page; a run that was stopped goes on from its parts. Minutes on
     two cores for the models in the box.
+
     Example: interp atlas zoo:gan --quick
+
     Example: interp atlas zoo:ddpm --out atlas-ddpm
+
     Example: interp atlas diffusers:FOLDER --prompts-file prompts.txt --steps 10 --device cuda
     """
 

@@ -45,8 +45,11 @@ class Compare:
 
     A model is a spec (captured on the way), the folder of a store, or a file of features; LABEL=
     names it. The folder of the result gets the page, figures, table, numbers, and reading.md.
+
     Example: interp compare zoo:vit zoo:ddpm --images glyphs/heldout --limit 256
+
     Example: interp compare vit=activations/0123 ddpm=activations/4567 --twins ddpm=activations/89ab
+
     Example: interp compare x.npy y.npy --ids ids.txt --clusters clusters.txt
     """
 

@@ -23,6 +23,7 @@ class SAEMatch:
     """Match the features of two SAEs on the same images: found on one half, scored on the other.
 
     Each side is an SAE and a store of its point; both stores hold the same images.
+
     Example: interp sae match runs/vae activations/0123 runs/ddpm activations/4567
     """
 

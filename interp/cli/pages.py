@@ -13,6 +13,9 @@ from interp.cli.steering import REFERENCE, SEED
 from interp.demo import DemoConfig
 from interp.sae import load_sae
 
+# As the server's own bound: every generator takes seeds of 31 bits.
+MAX_SEED = 2**31 - 1
+
 
 @dataclass(frozen=True)
 class DashboardBuild:
@@ -86,8 +89,17 @@ class DashboardServe:
 
         if bool(self.live) != bool(self.sae):
             raise InterpError("live steering needs --live MODEL and --sae RUN")
-        live = self._live() if self.live else None
-        serve(self.path, self.port, live=live, ready=lambda where: print(where, flush=True))
+        if not self.live:
+            serve(self.path, self.port, ready=lambda where: _tell(f"showing {self.path}", where))
+            return
+        print(f"loading {self.live} ...", flush=True)
+        live = self._live()
+        serve(
+            self.path,
+            self.port,
+            live=live,
+            ready=lambda where: _tell(f"steering {self.live}", where),
+        )
 
     def _live(self) -> Any:
         from interp.dashboards import Dial, Live, LiveSAE
@@ -105,7 +117,13 @@ class DashboardServe:
             {mode: Dial(*ends) for mode, ends in LIVE_RANGES.items()},
             lambda request: render(*request),
             {"steps": one.steps, "guidance": one.guidance, "prompts": list(one.prompts)},
+            # After the clean runs, and so as far as they are from the SAEs' training seeds.
+            seed=min(one.seed + one.n, MAX_SEED),
         )
+
+
+def _tell(what: str, where: str) -> None:
+    print(f"{what} at {where}; Ctrl-C stops", flush=True)
 
 
 @dataclass(frozen=True)

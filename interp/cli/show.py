@@ -50,6 +50,11 @@ def print_evaluation(record: Mapping[str, Any]) -> None:
     if beside:
         head = ("code", "k", "FVU", "label AUC", "fitted on")
         _print_rows(head, map(_code_row, beside))
+        if record.get("fvu") is not None and record.get("baselines"):
+            print(
+                "FVU of these codes, the sae among them: on one random sample of at most 2048 of "
+                f"the rows; the FVU above the table is over all {record['n_rows']}"
+            )
     found = record.get("substitutions") or {"sae": record.get("substitution")}
     for name, one in found.items():
         if one is not None:

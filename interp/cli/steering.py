@@ -53,7 +53,9 @@ class Steer:
     images; the seeds after them (after a scan's second half) give clean activations.
 
     Example: interp steer zoo:gan --sae runs/w --feature 12 --strengths -1 -0.5 0 0.5 1
+
     Example: interp steer zoo:ddpm --direction up.npy --point mid_block.resnets.1 --window 0 10
+
     Example: interp steer zoo:gan --sae runs/w --scan --random 32
     """
 

@@ -71,6 +71,8 @@ class Live:
     """Returns uint8 [h, w, 3]. Called by one thread at a time."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Shown on the page: steps, guidance, prompt ..."""
+    seed: int = 0
+    """Seed that the panel starts with: best one on whose image no SAE was trained."""
 
     def __post_init__(self) -> None:
         if not self.saes or "add" not in self.dials:
@@ -78,6 +80,7 @@ class Live:
                 f"live steering needs an SAE (got {len(self.saes)}) and the mode add (got "
                 f"{', '.join(self.dials) or 'none'})"
             )
+        _whole("seed", self.seed, MAX_SEED)
 
     def about(self) -> dict[str, Any]:
         """Return what the page has to know, as JSON values."""
@@ -85,6 +88,7 @@ class Live:
             "model": self.model,
             "saes": {digest: sae._asdict() for digest, sae in self.saes.items()},
             "dials": {mode: dial._asdict() for mode, dial in self.dials.items()},
+            "seed": self.seed,
             "max_seed": MAX_SEED,
             "settings": dict(self.settings),
         }

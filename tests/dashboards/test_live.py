@@ -1,5 +1,6 @@
 """Live steering: on this machine alone, for its own page alone, one picture at a time."""
 
+import dataclasses
 import http.client
 import json
 import re
@@ -12,9 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from interp import load
+from interp.cli import main
 from interp.dashboards import Dial, Live, LiveSAE, build_dashboard, make_server
 from interp.errors import InputError
 from interp.interventions import LIVE_RANGES, make_renderer
+from interp.sae import TopK
 from tests.dashboards.synthetic_alignment import alignment
 from tests.interventions.linear_toy import RECIPE, SIDE, draw_rows, make_sae, make_toy
 
@@ -136,6 +140,7 @@ def test_the_server_says_what_can_be_steered(client) -> None:
     assert said["saes"] == {DIGEST: {"point": "mid", "n_latents": 10}}
     assert said["dials"]["suppress"]["high"] == 1
     assert said["settings"] == {"steps": 2}
+    assert said["seed"] == 0
 
 
 def test_a_server_without_live_steering_has_none_of_it(folder) -> None:
@@ -309,12 +314,38 @@ def test_what_goes_wrong_in_the_model_is_said_and_the_server_goes_on(
     assert ("ZeroDivisionError" in err) == (status == 500)
 
 
+def test_the_command_says_what_it_loads_and_starts_far_from_training_seeds(
+    folder, tmp_path, monkeypatch, capsys
+) -> None:
+    gan = load("zoo:gan")
+    sae = TopK(128, 16, 2)
+    sae.provenance = {"point": gan.points["w"].as_dict()}
+    sae.save(tmp_path / "w")
+    served = []
+
+    def stand_in(path, port, *, live=None, ready) -> None:
+        served.append(live)
+        ready("http://127.0.0.1:1/")
+
+    monkeypatch.setattr("interp.dashboards.serve", stand_in)
+    words = ["dashboard", "serve", str(folder)]
+    assert main([*words, "--live", "zoo:gan", "--sae", str(tmp_path / "w"), "--n", "40"]) == 0
+    assert capsys.readouterr().out == (
+        "loading zoo:gan ...\nsteering zoo:gan at http://127.0.0.1:1/; Ctrl-C stops\n"
+    )
+    assert served[0].about()["seed"] == 1_000_040
+    assert main(words) == 0
+    assert capsys.readouterr().out.endswith("at http://127.0.0.1:1/; Ctrl-C stops\n")
+
+
 def test_a_page_of_another_version_is_refused_before_serving(tmp_path) -> None:
     (tmp_path / "index.html").write_text("<html></html>")
     with pytest.raises(InputError, match="build the dashboard again"):
         make_server(tmp_path, live=make_live())
     with pytest.raises(InputError, match="needs an SAE"):
         Live("m", {}, DIALS, paint)
+    with pytest.raises(InputError, match="the seed has to be a whole number"):
+        dataclasses.replace(make_live(), seed=-1)
 
 
 def test_a_model_is_steered_as_the_library_steers_it(folder) -> None:

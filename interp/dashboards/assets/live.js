@@ -181,6 +181,7 @@
   async function start() {
     try {
       about = await (await ask("about")).json();
+      chosen.seed = about.seed;
     } catch {
       return;
     }
