@@ -32,6 +32,7 @@ from interp.interventions import (
     Carrier,
     Effect,
     Excess,
+    Game,
     LayerShares,
     Specialization,
     ablate,
@@ -46,6 +47,7 @@ from interp.interventions import (
     measure_specialization,
     play_bands,
 )
+from interp.interventions.swapping import Attribute
 from interp.models import Model
 
 STUDIES = {
@@ -62,6 +64,7 @@ STUDIES = {
 }
 # The decision rule asks for this many initializations; a twin whose swaps move nothing is no twin.
 _TRIES = 2
+_HALF = " at half contrast"
 
 
 class Labor(NamedTuple):
@@ -79,15 +82,17 @@ def share_labor(job: Job, make_twin: MakeTwin) -> Labor:
     """Play the stages of the writes, on the model, its twins of both kinds and its wiring twin."""
     players = merge_players(job.stages, job.sizes.players)
     with job.clock.stage(f"{2 ** len(players) - 1} subsets of {len(players)} stages"):
-        game = play_parts(job.model, players, _arms(job), folder=job.folder, name="stages")
+        both = play_parts(job.model, players, _both(job), folder=job.folder, name="contrasts")
+        game, faded = (_pick(both, half) for half in (False, True))
         shares, own = measure_layers(game, seed=job.config.seed), measure_specialization(game)
+        own_faded = measure_specialization(faded)
     with job.clock.stage(f"the same on {job.config.twins} untrained twins"):
         twins = _play_twins(job, players, make_twin)
     # That swaps move no twin of a user's own says nothing of the architecture.
     excess = _compare(job, own, twins, isinstance(make_twin, Untrained))
     with job.clock.stage(f"the same on {job.config.twins} band twins of the images"):
         banded = _play_bands(job, players)
-    bands = compare_twins(own, banded, paired=True)
+    bands = compare_twins(own_faded, banded, paired=True)
     wiring = {}
     if find_skips(job.model):
         with job.clock.stage("the same with the skips cut"):
@@ -108,16 +113,20 @@ def share_labor(job: Job, make_twin: MakeTwin) -> Labor:
         band_twins=tuple(one.value for one in banded),
         band_excess=excess_interval(bands),
         wiring=wiring,
-        notes=_notes(job, shares, banded),
+        notes=_notes(job, shares, own_faded, banded),
     )
     return Labor(study, shares, excess, bands)
 
 
-def _notes(job: Job, shares: LayerShares, banded: Sequence[Specialization]) -> tuple[str, ...]:
+def _notes(
+    job: Job, shares: LayerShares, own: Specialization, banded: Sequence[Specialization]
+) -> tuple[str, ...]:
     few = (
         f"Untrained and wiring twins have {job.sizes.twin_pairs} pairs each. Band twins deal out "
         "the frequencies of the images by the grids that stages write on: what is not beyond them "
-        "is explained by sizes alone."
+        "is explained by sizes alone. Both are seen at half contrast, where sums of frequencies "
+        "stay within the range of pixels; there the model's own specialization is "
+        f"{'undefined' if own.value is None else f'{own.value:.3f}'}."
     )
     if len({one.value for one in banded}) == 1:
         few += " Here each stage has a band of its own: all dealings, and so all twins, are equal."
@@ -133,6 +142,23 @@ def _notes(job: Job, shares: LayerShares, banded: Sequence[Specialization]) -> t
 
 def _arms(job: Job) -> Arms:
     return Arms(job.drawn.donor, job.drawn.recipient, job.attributes, job.reference)
+
+
+def _both(job: Job) -> Arms:
+    """Every attribute as it is, and of the images at half the contrast."""
+    faded = {f"{name}{_HALF}": _see_faded(embed) for name, embed in job.attributes.items()}
+    return _arms(job)._replace(attributes={**job.attributes, **faded})
+
+
+def _see_faded(embed: Attribute) -> Attribute:
+    return lambda images: embed(_fade(images.numpy().astype(np.float64)))
+
+
+def _pick(game: Game, half: bool) -> Game:
+    """The game of the attributes at half the contrast, or of the others."""
+    chosen = [i for i, name in enumerate(game.attributes) if name.endswith(_HALF) == half]
+    names = tuple(game.attributes[i].removesuffix(_HALF) for i in chosen)
+    return dataclasses.replace(game, attributes=names, moments=game.moments[:, :, chosen])
 
 
 def _fewer(job: Job, model: Model) -> Arms:
@@ -183,10 +209,10 @@ def _compare(
     if len(defined) >= job.config.twins:
         return compare_twins(own, defined)
     still = trusted and not defined and len(twins) >= job.config.twins
-    level = "Specialization of the model itself" if still else "Nothing"
+    level = "the model itself is held against 0" if still else "there is no level to exceed"
     job.warnings.append(
         f"Swaps of writes move {len(defined)} of {len(twins)} untrained twins that were played: "
-        f"what comes out of the others is decided by other sources. {level} is held against 0."
+        f"what comes out of the others is decided by other sources, and {level}."
     )
     if still:
         return exceed_nothing(own, len(twins))
@@ -201,7 +227,6 @@ def _play_bands(job: Job, players: Sequence[Carrier]) -> list[Specialization]:
     def embed(pixels: np.ndarray) -> dict[str, np.ndarray]:
         return embed_images(_fade(pixels), job.attributes)
 
-    # Sums of frequencies leave the range of pixels: at half the contrast hardly any does.
     sides = [images.numpy() for images in (job.donors, job.recipients, job.reference)]
     embedded = [embed(images) for images in sides]
     pairs = make_pairs(embedded[0], embedded[1], reference=embedded[2])
