@@ -82,8 +82,10 @@ def list_given(carriers: str | Carrier | Iterable[str | Carrier]) -> list[Carrie
 
     Raises InputError for what is neither.
     """
-    single = isinstance(carriers, str | Carrier) or not isinstance(carriers, Iterable)
-    given: list[Any] = [carriers] if single else list(carriers)
+    if isinstance(carriers, str | Carrier) or not isinstance(carriers, Iterable):
+        given: list[Any] = [carriers]
+    else:
+        given = list(carriers)
     for one in given:
         if not isinstance(one, str | Carrier):
             raise InputError(

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import torch
@@ -96,13 +97,12 @@ def _check_untrained(
     model: Model, carriers: Sequence[Carrier], donor: Source, recipient: Source
 ) -> None:
     """Refuse SAEs that were trained on images of these seeds; some do not know what they saw."""
-    for carrier in carriers:
+    recipes = [side for side in (donor, recipient) if isinstance(side, Generation)]
+    for carrier, recipe in product(carriers, recipes):
         if carrier.sae is None or not len(carrier.sae.trained_units):
             continue
         try:
-            for source in (donor, recipient):
-                if isinstance(source, Generation):
-                    check_fit(model, carrier.sae, carrier.points[0], source, allow_train=False)
+            check_fit(model, carrier.sae, carrier.points[0], recipe, allow_train=False)
         except SAEError as error:
             raise InputError(f"{carrier.label}: {error}") from error
 

@@ -119,9 +119,9 @@ def test_a_name_is_the_carrier_of_one_point_and_what_is_neither_is_refused(gan):
     assert torch.equal(named.swapped, mixed[0].swapped)
     for odd in (3, [None], [("w_plus.1",)]):
         with pytest.raises(InputError, match="a carrier is a Carrier or the name of a hook point"):
-            interchange(gan, odd, donor, recipient)
+            interchange(gan, odd, donor, recipient)  # pyright: ignore
     with pytest.raises(InputError, match=r"found is a list of 2: pass one entry"):
-        measure_interchange(mixed, COLOR, named.donor)
+        measure_interchange(mixed, COLOR, named.donor)  # pyright: ignore
 
 
 def test_an_sae_is_not_swapped_on_the_seeds_that_it_was_trained_on(gan):
