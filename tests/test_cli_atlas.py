@@ -8,6 +8,7 @@ import pytest
 
 from interp.atlas import Atlas, AtlasConfig, Prompts, PublicConfig, atlas, load_atlas
 from interp.atlas.config import choose_sizes
+from interp.atlas.job import Clock
 from interp.atlas.words import image_sentence
 from interp.cli import main
 from interp.cli.atlas import LEGEND, MakeAtlas, table_rows
@@ -90,6 +91,16 @@ def test_a_d_img_that_is_not_reached_says_what_would_tell() -> None:
     )
     assert "(--fit) would" in image_sentence(511, 512, quick=False, more=True)
     assert "all there are" in image_sentence(9, 10, quick=False, more=False)
+
+
+def test_a_stage_is_named_as_it_starts_and_timed_as_it_ends() -> None:
+    said: list[str] = []
+    clock = Clock(said.append, starting=lambda label: said.append(f"{label} starts"))
+    with clock.stage("swaps"):
+        assert said == ["swaps starts"]
+    assert said[1].endswith(" s  swaps")
+    # The line of the running stage is as long as the one that takes its place.
+    assert said[1].index("swaps") == len("      ...  ")
 
 
 def test_the_legend_names_what_the_verdicts_speak_of() -> None:

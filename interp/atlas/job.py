@@ -40,11 +40,15 @@ class Clock:
     """Seconds by stage, said as each one ends."""
 
     say: Callable[[str], None]
+    starting: Callable[[str], None] | None = None
+    """Called with the name of each stage as it starts."""
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
     def stage(self, label: str) -> Iterator[None]:
         """Time one stage."""
+        if self.starting is not None:
+            self.starting(label)
         start = time.perf_counter()
         yield
         self.seconds[label] = round(time.perf_counter() - start, 2)

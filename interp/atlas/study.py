@@ -80,6 +80,7 @@ def atlas(
     attributes: Mapping[str, Attribute] | None = None,
     public: PublicConfig | None = None,
     progress: Callable[[str], None] | None = None,
+    starting: Callable[[str], None] | None = None,
     made_by: str = "",
 ) -> Atlas:
     """Measure what each carrier of a model decides, and judge it by the committed rule.
@@ -99,7 +100,8 @@ def atlas(
             [n, d_k]; two or more, in place of those that `config` names.
         public: also follow the public experiment's protocol (`public_protocol`), for models that
             take prompts; its measures and its flaws then stand in the record.
-        progress: called with a line of text per stage.
+        progress: called with a line of text as each stage ends.
+        starting: called with the name of each stage as it starts.
         made_by: command or call, for the record.
 
     Returns:
@@ -110,7 +112,7 @@ def atlas(
             that do not fit, a folder with the atlas of another run.
     """
     config = config or AtlasConfig()
-    clock = Clock(progress or (lambda line: None))
+    clock = Clock(progress or (lambda line: None), starting=starting)
     spec = model if isinstance(model, str) else None
     with clock.stage("load the model and check what is asked for"):
         loaded = load(model, device=config.device) if isinstance(model, str) else model

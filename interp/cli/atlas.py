@@ -2,6 +2,7 @@
 
 import dataclasses
 import shlex
+import shutil
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,6 +61,7 @@ class MakeAtlas:
             self.out,
             public=self.public_config() if self.public else None,
             progress=lambda line: print(line, file=sys.stderr, flush=True),
+            starting=_show_running if sys.stderr.isatty() else None,
             made_by=self.command_line(),
         )
         print_table(table_rows(found))
@@ -102,6 +104,12 @@ class MakeAtlas:
                 continue
             words += [f"--{name}", *map(str, value if isinstance(value, tuple) else (value,))]
         return shlex.join(words)
+
+
+def _show_running(label: str) -> None:
+    """On a terminal, the running stage on the line that its seconds will take."""
+    width = shutil.get_terminal_size().columns - 1
+    print(f"      ...  {label}"[:width], end="\r", file=sys.stderr, flush=True)
 
 
 def table_rows(found: Any) -> list[tuple[str, ...]]:
