@@ -9,7 +9,7 @@ from torch import Tensor
 
 from interp.errors import InputError
 from interp.interventions.carriers import Carrier, Source, check_interchange, list_given
-from interp.interventions.effects import Embedded, make_pairs
+from interp.interventions.effects import Embedded, make_moments, make_pairs, solve_shares
 from interp.interventions.layers import ORDERS, Game, play
 from interp.interventions.reuse import Plain, reusing, run_both
 from interp.interventions.sources import Batch, check_pairing, mix_fields
@@ -61,7 +61,7 @@ def play_carriers(
 
     Raises:
         PointError, InputError: as in `interchange` and `play`; labels that repeat; recipients that
-            differ when their own values are put back.
+            differ when their own values are put back; an attribute that does not vary.
     """
     players = list_given(layers)
     roles = check_interchange(model, players, donor, recipient)
@@ -70,10 +70,10 @@ def play_carriers(
     if len(set(labels)) != len(labels):
         raise InputError(f"carriers of one name among {labels}: name them apart")
     cached, donors, recipients = _prepare(model, players, donor, recipient, batch_size)
-    sides = (embed_images(side, attributes) for side in (donors, recipients))
-    pairs = make_pairs(
-        next(sides), next(sides), reference=embed_images(reference, attributes), pair=pair
-    )
+    a, b, origin = (embed_images(side, attributes) for side in (donors, recipients, reference))
+    pairs = make_pairs(a, b, reference=origin, pair=pair)
+    # Attributes without shares are refused by name before any subset runs.
+    solve_shares(make_moments(pairs, b).sum(0), pairs.attributes)
 
     def swap(chosen: frozenset[int]) -> Embedded:
         part = [players[i] for i in sorted(chosen)]

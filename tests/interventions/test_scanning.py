@@ -1,6 +1,7 @@
 """Games of a real model's carriers: exact at the ends, one with the single interchange."""
 
 import pytest
+import torch
 
 from interp import load
 from interp.errors import InputError
@@ -68,3 +69,14 @@ def test_carriers_of_one_name_are_refused(gan, reference):
     players = [Carrier(("w_plus.1",), name="w"), Carrier(("w_plus.2",), name="w")]
     with pytest.raises(InputError, match="carriers of one name"):
         play_carriers(gan, players, DONOR, RECIPIENT, ATTRIBUTES, reference)
+
+
+def test_an_attribute_that_does_not_vary_is_named_before_any_subset_runs(
+    gan, reference, monkeypatch
+):
+    monkeypatch.setattr(
+        "interp.interventions.scanning.play", lambda *_, **__: pytest.fail("played")
+    )
+    flat = {**ATTRIBUTES, "flat": lambda x: torch.ones(len(x), 2)}
+    with pytest.raises(InputError, match=r"are proportional in attribute flat \(or one of them"):
+        play_carriers(gan, _players(gan), DONOR, RECIPIENT, flat, reference)
