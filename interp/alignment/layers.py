@@ -89,7 +89,8 @@ def compare_layers(
         n_permutations: at least 200, and enough for Holm over model pairs x measures; 0: no p.
         n_folds: folds of the jackknife, unions of whole clusters; 0: no intervals.
         n_neighbors: neighbors as a fraction of the rows, for measures that count them.
-        seed: of permutations, folds, random levels and the order of rows at equal distance.
+        seed: of permutations, folds, random levels and the order of rows at equal distance; a
+            model's permutations come from the seed and its label.
         progress: called with a line of text per measure and model pair.
 
     Returns:

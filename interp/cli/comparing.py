@@ -121,7 +121,8 @@ class Compare:
     neighbors: float = 0.01
     """Neighbors as a fraction of the images, for measures that count them."""
     seed: int = 0
-    """Seed of permutations, folds, halves, noise and random levels."""
+    """Seed of permutations, folds, halves, noise and random levels. A model's permutations come
+    from the seed and its label: under other labels p is another draw of the same."""
     out: Path = Path("comparison")
     """Folder of the result; NAME.json: that file alone, for `interp dashboard build`."""
 

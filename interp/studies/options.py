@@ -86,7 +86,9 @@ class Judging:
     n_neighbors: float = FRACTION
     """Neighbors as a fraction of the images, for measures that count them."""
     seed: int = 0
-    """Of permutations, folds, halves, noise and random levels."""
+    """Of permutations, folds, halves, noise and random levels. A model's permutations come from the
+    seed and its label, whoever else is compared: under other labels p is another draw of the same.
+    """
 
     @property
     def preprocessing(self) -> Preprocessing:

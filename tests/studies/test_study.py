@@ -48,6 +48,22 @@ def test_two_matrices_get_a_defensible_answer_in_one_line() -> None:
     assert str(found) == found.reading
 
 
+def test_p_depends_on_seed_and_labels_and_on_neither_form_nor_type_of_the_matrices(
+    tmp_path: Path,
+) -> None:
+    x, z = pair(0.0)
+    np.save(tmp_path / "x.npy", x.numpy())
+    np.save(tmp_path / "z.npy", z.double().numpy())
+
+    def p_of(models) -> float:
+        (cell,) = study(models, **FAST).alignment.cells
+        return cell.comparison.p
+
+    files = p_of([tmp_path / "x.npy", tmp_path / "z.npy"])
+    assert files == p_of({"x": x, "z": z})
+    assert files != p_of([x, z])
+
+
 def test_unrelated_matrices_are_told_no() -> None:
     found = study([draw(N, 8), draw(N, 8, seed=1)], **FAST)
     assert found.verdicts[0].startswith("x and y: no, as much is found when images are shuffled")
@@ -203,7 +219,7 @@ def test_no_name_in_the_table_is_a_formula_of_a_spreadsheet(tmp_path: Path) -> N
         (lambda x: "zoo:vit", {}, "models are str: a list of two or more"),
         (lambda x: {"a|b": x, "c": x}, {}, r"label 'a\|b' of a model has"),
         (lambda x: [x[:4], x[:4]], {"clusters": list("aabb"), "n_folds": 2}, "in 8 ways"),
-        (lambda x: [x, x[1:]], {}, "y/features lacks 1"),
+        (lambda x: [x, x[1:]], {}, "y/features has 59 rows and x/features has 60 rows: row i"),
         (lambda x: [x, x[:, 0]], {}, r"y has layers \{'features': \(60,\)\}"),
         (lambda x: [x, x * torch.nan], {}, "NaN or infinite"),
         (lambda x: [x, "nonsense"], {}, "'nonsense' is no model, store or matrix"),
