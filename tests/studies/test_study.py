@@ -55,7 +55,7 @@ def test_p_depends_on_seed_and_labels_and_on_neither_form_nor_type_of_the_matric
     np.save(tmp_path / "x.npy", x.numpy())
     np.save(tmp_path / "z.npy", z.double().numpy())
 
-    def p_of(models) -> float:
+    def p_of(models) -> float | None:
         (cell,) = study(models, **FAST).alignment.cells
         return cell.comparison.p
 
