@@ -106,7 +106,8 @@ def steering_figure(dose: Any) -> "go.Figure":
 
     Blue: change along the attribute's own axis (solid, 95 % jackknife over seeds) and of any
     direction (dotted), in units of the distance between two seeds' images. Bands: random directions
-    that move every row as far; their edge is the largest of as many draws as were scanned (of one: their mean).
+    that move every row as far; their edge is the largest of as many draws as were scanned (of one:
+    their mean).
 
     Args:
         dose: a `DoseResponse`, or the folder that it was saved to.
