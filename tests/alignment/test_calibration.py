@@ -37,7 +37,7 @@ QUICK = ("heavy tails", "uneven sources", "uneven clusters")
 @pytest.mark.slow
 @pytest.mark.parametrize("measure", sorted(MEASURES))
 def test_every_measure_rejects_as_often_as_it_says_under_every_scheme(measure: str) -> None:
-    config = settings(repeats=24)
+    config = settings(repeats=16)
     for scenario in QUICK:
         cell = run(Task("null", measure, scenario), config)
         assert "refused" not in cell
@@ -117,7 +117,7 @@ def test_every_scheme_has_scenarios_and_none_has_labels_that_it_does_not_use() -
 @pytest.mark.parametrize("measure", CORE)
 @pytest.mark.parametrize("design", ["free", "strata", "clusters"])
 def test_type_one_error_is_nominal_under_the_null(measure: str, design: str) -> None:
-    n, repeats, rejected = 32, 60, 0
+    n, repeats, rejected = 32, 40, 0
     labels: dict[str, list[str]] = {}
     if design == "strata":
         labels = {"strata": [str(i % 2) for i in range(n)]}
@@ -172,7 +172,7 @@ def test_independent_features_with_ties_share_no_neighbors_but_by_chance(
 def test_type_one_error_is_nominal_under_ties(
     features: Callable[[int, np.random.Generator], torch.Tensor], design: str
 ) -> None:
-    n, repeats, rejected = 60, 60, 0
+    n, repeats, rejected = 60, 40, 0
     rng = np.random.default_rng(1)
     labels = {"strata": [str(i % 2) for i in range(n)], "clusters": [str(i // 2) for i in range(n)]}
     chosen = {design: labels[design]} if design in labels else {}

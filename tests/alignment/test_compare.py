@@ -84,7 +84,8 @@ def test_a_shared_latent_is_found_and_noise_is_not(measure: str) -> None:
         assert noise.calibrated < 0
 
 
-@pytest.mark.parametrize("measure", PAIRED)
+# RTD within strata is with the other schemes in test_calibration; here it would take longest.
+@pytest.mark.parametrize("measure", [one for one in PAIRED if one.values != ("rtd",)])
 def test_a_confound_of_strata_is_not_found_within_strata(measure: str) -> None:
     needed(measure)
     source = np.arange(N) % 2
