@@ -91,8 +91,7 @@ def share_labor(job: Job, make_twin: MakeTwin) -> Labor:
     # That swaps move no twin of a user's own says nothing of the architecture.
     excess = _compare(job, own, twins, isinstance(make_twin, Untrained))
     with job.clock.stage(f"the same on {job.config.twins} band twins of the images"):
-        banded = _play_bands(job, players)
-    bands = compare_twins(own_faded, banded, paired=True)
+        banded, bands = _compare_bands(job, players, own_faded)
     wiring = {}
     if find_skips(job.model):
         with job.clock.stage("the same with the skips cut"):
@@ -218,6 +217,18 @@ def _compare(
         return exceed_nothing(own, len(twins))
     values = tuple(one.value for one in defined if one.value is not None)
     return Excess(None, None, None, None, values, own.n_pairs, len(twins))
+
+
+def _compare_bands(
+    job: Job, players: Sequence[Carrier], own: Specialization
+) -> tuple[list[Specialization], Excess]:
+    """Band twins and the excess over them; undefined, with a warning, if they cannot be played."""
+    try:
+        twins = _play_bands(job, players)
+        return twins, compare_twins(own, twins, paired=True)
+    except InterpError as error:
+        job.warnings.append(f"Band twins are left out: {error}")
+        return [], Excess(None, None, None, None, (), own.n_pairs, 0)
 
 
 def _play_bands(job: Job, players: Sequence[Carrier]) -> list[Specialization]:

@@ -12,8 +12,8 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from interp.errors import InputError, PointError
-from interp.interventions.bench import EDITED_ROWS, check_same, count_images, measure_distances
-from interp.interventions.carriers import Carrier
+from interp.interventions.bench import EDITED_ROWS, check_same, measure_distances
+from interp.interventions.carriers import Carrier, count_samples
 from interp.interventions.clean import (
     Batch,
     Change,
@@ -128,7 +128,7 @@ def ablate(
     wanted = [(place, place.points) for place in places]
     options = {"batch_size": batch_size, "seed": seed, "watch": watch}
     clean = read_clean_at(model, wanted, other, **options)
-    means = {key: total / count_images(other) for key, total in means.items()}
+    means = {key: total / count_samples(other) for key, total in means.items()}
     donors = _donors(model, names, source, other, batch_size) if kind == "resample" else None
     runs: list[list[_Run]] = [[] for _ in places]
     for number, batch in enumerate(iterate_source(model, source, batch_size)):
@@ -242,7 +242,7 @@ def _check(
         raise InputError(f"kind {kind!r} is not one of {', '.join(ABLATIONS)}")
     if not attributes or not carriers:
         raise InputError("at least one attribute and one carrier are needed")
-    n = count_images(source)
+    n = count_samples(source)
     if n < MIN_SEEDS:
         raise InputError(f"{n} seeds: an interval over seeds needs {MIN_SEEDS} or more")
     return n
@@ -250,7 +250,7 @@ def _check(
 
 def _find_donors(source: Source, other: Source, kind: str) -> Source:
     """The reference in batches that begin where those of the source begin."""
-    n, found = count_images(source), count_images(other)
+    n, found = count_samples(source), count_samples(other)
     if kind == "resample" and found < n:
         raise InputError(f"{found} reference runs for {n} samples: resample needs one for each")
     if isinstance(other, Generation) and isinstance(source, Generation):
@@ -262,7 +262,7 @@ def _donors(
     model: Model, names: Sequence[str], source: Source, other: Source, batch_size: int
 ) -> Iterator[Cache]:
     """Rows of the reference run of each sample, a batch at a time."""
-    for batch in iterate_source(model, _first(other, count_images(source)), batch_size):
+    for batch in iterate_source(model, _first(other, count_samples(source)), batch_size):
         with reading(model, names) as reader:
             make_images(model, batch)
         yield {

@@ -31,7 +31,7 @@ from interp.interventions.handles import keep_same
 from interp.interventions.steering_measure import find_scales
 from interp.interventions.steering_record import Distance
 from interp.interventions.swapping import Attribute, embed_images
-from interp.models import Generation, Model, Read, Record
+from interp.models import Model, Read, Record
 
 Progress = Callable[[int, int], None]
 """(images made, images in all)."""
@@ -216,8 +216,3 @@ def time_image(model: Model, source: Source, batch_size: int = 32) -> float:
     start = time.perf_counter()
     made = make_images(model, batch)
     return (time.perf_counter() - start) / len(made)
-
-
-def count_images(source: Source) -> int:
-    """Images of a source."""
-    return source.n if isinstance(source, Generation) else len(source)

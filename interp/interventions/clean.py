@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.errors import InputError, PointError
-from interp.interventions.carriers import Carrier, check_interchange, first_batch
+from interp.interventions.carriers import Carrier, check_interchange, count_samples, first_batch
 from interp.interventions.scheduling import select_calls
 from interp.models import (
     Call,
@@ -292,7 +292,7 @@ def read_clean_at(
         PointError: a point never fired at the edited calls.
         InputError: the rows of a point are all equal, or fewer than 20 in a half.
     """
-    n, start = _count(source), 0
+    n, start = count_samples(source), 0
     names = tuple(dict.fromkeys(name for _, points in wanted for name in points))
     sums: list[dict[str, list[Tensor]]] = [{} for _ in wanted]
     kept: list[dict[tuple[str, int], Kept]] = [{} for _ in wanted]
@@ -340,10 +340,6 @@ def _split(
     for side, part in ((0, rows[inside]), (1, rows[~inside])):
         if len(part):
             kept[point, side] = keep_rows(kept.get((point, side)), part, rng, limit)
-
-
-def _count(source: Source) -> int:
-    return source.n if isinstance(source, Generation) else len(source)
 
 
 def _add(sums: dict[str, list[Tensor]], point: str, flat: Tensor) -> None:

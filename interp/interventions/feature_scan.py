@@ -14,7 +14,6 @@ from interp.interventions.bench import (
     Bench,
     Progress,
     RunCost,
-    count_images,
     embed_change,
     make_bench,
     make_teller,
@@ -22,7 +21,7 @@ from interp.interventions.bench import (
     run_bench,
     time_image,
 )
-from interp.interventions.carriers import Carrier
+from interp.interventions.carriers import Carrier, count_samples
 from interp.interventions.clean import (
     Change,
     Source,
@@ -115,11 +114,11 @@ def scan_features(
         check_fit(model, sae, task.name, source, False)
     active = measure_activity(model, sae, task.place, source_rank, batch_size)
     chosen = choose_features(active, features, limit, seed)
-    n, draws = count_images(source_rank), len(chosen) if n_random is None else n_random
+    n, draws = count_samples(source_rank), len(chosen) if n_random is None else n_random
     tell = make_teller(progress, _count(task, sources, len(chosen), n_random, top), n)
     options: dict[str, Any] = {"batch_size": batch_size, "seed": seed}
     bench = make_bench(model, task.place, source_rank, task.reference, attributes, **options)
-    tell(3 * n + count_images(task.reference))
+    tell(3 * n + count_samples(task.reference))
     ranked = _rank(bench, task, chosen, draws, tell)
     second = move_bench(bench, source_report, batch_size)
     tell(2 * len(second.plain))
@@ -249,9 +248,9 @@ def _check(
     check_strengths(mode, [dose])
     rank, report, given = sources
     for source in (rank, report):
-        if count_images(source) < MIN_SEEDS:
+        if count_samples(source) < MIN_SEEDS:
             raise InputError(
-                f"{count_images(source)} seeds: ranking and reporting need {MIN_SEEDS} or more each"
+                f"{count_samples(source)} seeds: ranking and reporting need {MIN_SEEDS} or more"
             )
     check_disjoint(rank, report, "the reporting runs")
     place = check_place(model, place, rank)
@@ -307,9 +306,9 @@ def _count(
 ) -> int:
     """Images of a scan: clean and unchanged runs, features, draws, and the winners again."""
     draws = found if n_random is None else n_random
-    n, second = map(count_images, sources)
+    n, second = map(count_samples, sources)
     rest = (2 + min(top, found) + len(KINDS) * (draws > 0)) * second
-    return count_images(task.reference) + n * (3 + found + len(KINDS) * draws) + rest
+    return count_samples(task.reference) + n * (3 + found + len(KINDS) * draws) + rest
 
 
 def _change(bench: Bench, task: _Task, one: One) -> Change:

@@ -15,7 +15,6 @@ from interp.interventions.bench import (
     Progress,
     RunCost,
     check_same,
-    count_images,
     embed_change,
     make_bench,
     make_teller,
@@ -24,7 +23,7 @@ from interp.interventions.bench import (
     run_reading,
     time_image,
 )
-from interp.interventions.carriers import Carrier
+from interp.interventions.carriers import Carrier, count_samples
 from interp.interventions.clean import Clean, Source, find_reference
 from interp.interventions.handles import (
     NEUTRAL,
@@ -138,8 +137,8 @@ def _run(
 ) -> tuple[Bench, dict[str, np.ndarray], dict[str, Any]]:
     """The bench, the changes by attribute, and the fields of the record that need no statistics."""
     source, other = sources
-    n = count_images(source)
-    images = count_steering(n, plan.doses, plan.handle.mode, plan.n_random) + count_images(other)
+    n = count_samples(source)
+    images = count_steering(n, plan.doses, plan.handle.mode, plan.n_random) + count_samples(other)
     tell = make_teller(progress, images, n)
     bench = make_bench(
         model,
@@ -151,7 +150,7 @@ def _run(
         batch_size=batch_size,
         seed=plan.seed,
     )
-    tell(2 * n + count_images(other))
+    tell(2 * n + count_samples(other))
     made, moved, distances = _run_doses(bench, plan, tell)
     controls = {kind: _run_controls(bench, plan, kind, tell) for kind in KINDS}
     settings = describe_settings(model, plan.place, source, other, plan.seed)
@@ -195,7 +194,7 @@ def estimate_steering(
         handle, given = (direction, sae, feature, mode), attributes or (target,)
         checked: dict[str, Any] = {"target": target, "allow_train": allow_train}
         check_steering(model, point, source, given, handle, strengths=doses, **checked)
-    images = count_steering(count_images(source), doses, mode, draws) + count_images(other)
+    images = count_steering(count_samples(source), doses, mode, draws) + count_samples(other)
     return RunCost(images, images * time_image(model, source, batch_size))
 
 
@@ -290,7 +289,7 @@ def find_shifts(handle: Handle, clean: Clean, doses: Sequence[float]) -> tuple[f
 def numbers_of(source: Source) -> tuple[int, ...]:
     """Return the seeds of a recipe, or the numbers of images."""
     start = source.seed if isinstance(source, Generation) else 0
-    return tuple(range(start, start + count_images(source)))
+    return tuple(range(start, start + count_samples(source)))
 
 
 def describe_settings(

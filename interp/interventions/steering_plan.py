@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from interp.errors import InputError, PointError
-from interp.interventions.bench import count_images
-from interp.interventions.carriers import Carrier
+from interp.interventions.carriers import Carrier, count_samples
 from interp.interventions.clean import Source, check_place, place_of
 from interp.interventions.handles import NEUTRAL, Handle, check_strengths, make_handle
 from interp.interventions.steering_measure import Design, make_design
@@ -62,7 +61,7 @@ def check_steering(
     mode = handle[-1]
     doses = check_strengths(mode, strengths)
     points = (place.points[0], *find_later(model, place.points[0], source, later))
-    design = make_design(count_images(source), doses, NEUTRAL[mode], seed)
+    design = make_design(count_samples(source), doses, NEUTRAL[mode], seed)
     draws = check_draws(n_random, n_scanned)
     return Plan(place, made, doses, points, design, draws, n_scanned, seed)
 

@@ -366,6 +366,8 @@ def _find_missing(untrained: Excess, bands: Excess | None, minimum: int) -> str:
         )
     if untrained.value is None and untrained.n_tried < minimum:
         return f"{untrained.n_tried} untrained twins were played: specialization has no level"
+    if bands is not None and bands.value is None and len(bands.twins) < minimum:
+        return f"{len(bands.twins)} band twins have a specialization: sizes have no level"
     if untrained.value is None or (bands is not None and bands.value is None):
         return "the total share is near 0, no specialization"
     return ""

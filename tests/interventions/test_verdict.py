@@ -321,6 +321,13 @@ def test_where_nothing_moves_untrained_twins_the_model_itself_is_held_against_0(
         assert "total share is near 0" in found.reason
 
 
+def test_band_twins_that_could_not_be_played_leave_it_undecided():
+    none = Excess(None, None, None, None, (), 40, 0)
+    answer = _decide(excess=_excess(), bands=none).specialized
+    assert answer.answer == "undecided"
+    assert "0 band twins have a specialization" in answer.reason
+
+
 @pytest.mark.parametrize(
     "numbers",
     [(np.nan, 0.1, 0.3, 0.1), (0.2, 0.3, 0.1, 0.1), (0.2, 0.1, np.inf, 0.1), (0.2, None, 0.3, 0.1)],
